@@ -1,0 +1,47 @@
+# Everything runs in a virtual environment that these targets make themselves; only Python 3.11+, pip and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: help install demo test check format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [SOURCE=folder]  photos become a promoted restoration model (about 10 minutes on two cores)"
+	@echo "make test                  all tests"
+	@echo "make check                 ruff, mypy and the import contracts"
+	@echo "make format                let ruff rewrite what it can"
+	@echo "make clean                 remove what demo and tests made (make clean-all: also the environment)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (about two minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: $(INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m infra.demo $(if $(SOURCE),--source "$(SOURCE)")
+
+test: $(INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy resshift degradations infra pipelines training evaluation
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf demo build *.egg-info mlflow.db mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: clean-all
+clean-all: clean
+	rm -rf $(VENV)

@@ -1,0 +1,71 @@
+"""Ray: join the cluster this process belongs to, or start one inside it.
+
+`ray job submit` and `RAY_ADDRESS` name a cluster; without one, Ray starts in this process with the local cores.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from infra.errors import JobError, UsageError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the cluster offers this job: how many workers to run at once, and how many GPUs there are."""
+
+    num_workers: int
+    num_gpus: int
+
+
+@contextmanager
+def cluster(workers: int | None = None) -> Iterator[Cluster]:
+    """Connect to Ray, yield what it has, and disconnect. `workers` bounds the parallelism."""
+    # Ray warns about a future change of this default; CPU actors beside GPUs are what we want today.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    started_here = not ray.is_initialized()
+    if started_here:
+        address = os.environ.get("RAY_ADDRESS")
+        options: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
+        try:
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+        except ConnectionError as error:
+            raise JobError(
+                f"RAY_ADDRESS {address}: no Ray cluster answers there; start one or unset RAY_ADDRESS"
+            ) from error
+    try:
+        resources = ray.cluster_resources()
+        cpus = max(1, int(resources.get("CPU", 1)))
+        yield Cluster(num_workers=min(workers or cpus, cpus), num_gpus=int(resources.get("GPU", 0)))
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def run_bounded(submit: Callable[[Any], "ray.ObjectRef[Any]"], jobs: Iterable[Any], at_once: int) -> Iterator[Any]:
+    """Submit jobs with at most `at_once` in flight and yield their results as they finish, in any order."""
+    waiting: list[ray.ObjectRef[Any]] = []
+    for job in jobs:
+        waiting.append(submit(job))
+        if len(waiting) >= at_once:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            yield _result(done[0])
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1)
+        yield _result(done[0])
+
+
+def _result(reference: "ray.ObjectRef[Any]") -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, UsageError | JobError):
+            raise error.cause from None  # the one line for the user, without the worker's traceback around it
+        raise

@@ -1,0 +1,116 @@
+"""Model versions: a bundle folder becomes an MLflow pyfunc version, and a model URI becomes a bundle folder.
+
+A bundle is what `resshift.Restorer.save` writes: safetensors and their configuration, nothing pickled. MLflow loads it
+through the module `resshift.pyfunc`, so a machine needs only the package, not this repository.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from infra import storage
+from infra.errors import UsageError
+from infra.tracking import connect, tracking_errors, tracking_uri
+
+DATA_FOLDER = "bundle"
+
+
+def register(bundle: Path, name: str, *, run_id: str, tags: Mapping[str, str] | None = None) -> str:
+    """Log a bundle folder to a run as a pyfunc model and register it. Returns the new version number, as text.
+
+    The pyfunc takes uint8 RGB images (B, h, w, 3) and returns uint8 RGB images (B, h*scale, w*scale, 3).
+    """
+    import mlflow
+
+    logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
+    connect()
+    image = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
+    with tracking_errors(), mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None):
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="resshift.pyfunc",
+            data_path=str(bundle),
+            signature=ModelSignature(inputs=Schema([image]), outputs=Schema([image])),
+            pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy", "safetensors")]
+            + [f"resshift-foundry=={version('resshift-foundry')}"],
+        )
+        client = MlflowClient()
+        _ensure_registered(client, name)
+        created = client.create_model_version(
+            name, source=info.model_uri, run_id=run_id, model_id=info.model_id, tags=dict(tags or {})
+        )
+        return str(created.version)
+
+
+def fetch(uri: str) -> Path:
+    """Bring the bundle a model URI names onto this machine and return its folder.
+
+    `uri`: models:/name@alias, models:/name/version, runs:/id/model, a folder, or s3://bucket/prefix. Raises UsageError.
+    """
+    if uri.startswith(("models:/", "runs:/")):
+        return _fetch_from_mlflow(uri)
+    folder = storage.local_folder(uri, Path(tempfile.mkdtemp(prefix="bundle-")))
+    if not (folder / "model.json").is_file():
+        raise UsageError(
+            f"model '{uri}': no model bundle there (model.json is missing); give the folder a training run wrote "
+            "(OUT/model) or models:/name@alias"
+        )
+    return folder
+
+
+def version_of(uri: str) -> tuple[str, str] | None:
+    """(name, version) for a models:/ URI, None for anything else. Raises UsageError if it does not exist."""
+    if not uri.startswith("models:/"):
+        return None
+    connect()
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    try:
+        if alias:
+            return name, str(MlflowClient().get_model_version_by_alias(name, alias).version)
+        name, _, number = name.rpartition("/")
+        return name, str(MlflowClient().get_model_version(name, number).version)
+    except MlflowException as error:
+        raise UsageError(f"model '{uri}': {_one_line(error)}; {_known(name)}") from error
+
+
+def _fetch_from_mlflow(uri: str) -> Path:
+    import mlflow
+
+    version_of(uri)  # its error says which names and versions there are
+    try:
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except MlflowException as error:
+        raise UsageError(f"model '{uri}': {_one_line(error)}; see the MLflow UI at {tracking_uri()}") from error
+    found = sorted(local.rglob("model.json"))
+    if not found:
+        raise UsageError(f"model '{uri}' holds no model bundle; it was not registered by training/train.py")
+    return found[0].parent
+
+
+def _ensure_registered(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _known(name: str) -> str:
+    client = MlflowClient()
+    versions = [str(found.version) for found in client.search_model_versions(f"name='{name}'")]
+    if versions:
+        return f"'{name}' has the versions {', '.join(sorted(versions, key=int))}"
+    names = [model.name for model in client.search_registered_models()]
+    return f"registered models at {tracking_uri()}: {', '.join(names) or 'none'}"
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).splitlines()[0].removeprefix("RESOURCE_DOES_NOT_EXIST: ").rstrip(".")

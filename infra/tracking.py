@@ -1,0 +1,87 @@
+"""MLflow runs: where they are kept, and how a command opens or reopens one."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING", "false")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+import logging
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from infra.errors import JobError
+
+logging.getLogger("alembic").setLevel(logging.WARNING)  # the first use of a SQLite store prints each migration
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+
+
+def connect() -> None:
+    """Point MLflow (tracking and registry) at `tracking_uri()`."""
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+
+
+@contextmanager
+def tracking_errors() -> Iterator[None]:
+    """Turn a tracking server that cannot be reached or refuses into one clear JobError."""
+    try:
+        yield
+    except MlflowException as error:
+        text = str(error).splitlines()[0]
+        raise JobError(f"MLflow at {tracking_uri()}: {text[:300]}; check MLFLOW_TRACKING_URI and the server") from error
+
+
+@contextmanager
+def start_run(
+    experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
+) -> Iterator[mlflow.ActiveRun]:
+    """Open a run in an experiment, or reopen `run_id` after a resume. Raises JobError if the server is unreachable.
+
+    Artifacts of a local SQLite store stand in `mlartifacts/` beside the database file.
+    """
+    connect()
+    with tracking_errors():
+        if mlflow.get_experiment_by_name(experiment) is None:
+            mlflow.create_experiment(experiment, artifact_location=_artifact_location(experiment))
+        mlflow.set_experiment(experiment)
+        run = mlflow.start_run(run_id=run_id, run_name=None if run_id else run_name)
+        mlflow.set_tags({"code.version": code_version(), **(tags or {})})
+    with run:
+        yield run
+
+
+def code_version() -> str:
+    """Package version and, in a git checkout, the commit (`+dirty` with uncommitted changes)."""
+    here = Path(__file__).parent
+    described = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    commit = f" ({described.stdout.strip()})" if described.returncode == 0 else ""
+    return version("resshift-foundry") + commit
+
+
+def _artifact_location(experiment: str) -> str | None:
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return None  # a server knows its own place
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts" / experiment).as_uri()
