@@ -1,0 +1,151 @@
+"""The steps a degradation is made of: each a frozen record of explicit parameters that knows how to apply itself.
+
+A record is a list of steps, so replaying one is applying the same objects again: drawing never happens here. Images
+between steps are float32 RGB (H, W, 3) in gray levels (0..255); a step also takes the uint8 image a chain starts with.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from degradations import blur, jpeg, kernels, noise, resize
+from degradations.sections import Section
+
+Seed = Annotated[int, Field(ge=0)]
+
+
+class GaussianKernel(Section):
+    kind: Literal["gaussian"] = "gaussian"
+    size: int
+    sigma_x: float
+    sigma_y: float
+    theta: float = 0.0
+
+    def array(self) -> kernels.Kernel:
+        return kernels.gaussian(self.size, self.sigma_x, self.sigma_y, self.theta)
+
+
+class GeneralizedGaussianKernel(Section):
+    kind: Literal["generalized_gaussian"] = "generalized_gaussian"
+    size: int
+    sigma_x: float
+    sigma_y: float
+    theta: float = 0.0
+    beta: float
+
+    def array(self) -> kernels.Kernel:
+        return kernels.generalized_gaussian(self.size, self.sigma_x, self.sigma_y, self.theta, beta=self.beta)
+
+
+class PlateauKernel(Section):
+    kind: Literal["plateau"] = "plateau"
+    size: int
+    sigma_x: float
+    sigma_y: float
+    theta: float = 0.0
+    beta: float
+
+    def array(self) -> kernels.Kernel:
+        return kernels.plateau(self.size, self.sigma_x, self.sigma_y, self.theta, beta=self.beta)
+
+
+class SincKernel(Section):
+    kind: Literal["sinc"] = "sinc"
+    size: int
+    cutoff: float
+    """Radians per pixel."""
+
+    def array(self) -> kernels.Kernel:
+        return kernels.sinc(self.size, self.cutoff)
+
+
+AnyKernel = Annotated[
+    GaussianKernel | GeneralizedGaussianKernel | PlateauKernel | SincKernel, Field(discriminator="kind")
+]
+
+
+class Blur(Section):
+    op: Literal["blur"] = "blur"
+    kernel: AnyKernel
+
+    def apply(self, image: NDArray) -> NDArray:
+        return blur.filter2d(image, self.kernel.array())
+
+
+class Rescale(Section):
+    """Resize by a factor; the size is floor(size · factor)."""
+
+    op: Literal["rescale"] = "rescale"
+    factor: float
+    mode: resize.ResizeMode
+
+    def apply(self, image: NDArray) -> NDArray:
+        return resize.rescale(image, self.factor, self.mode)
+
+
+class Resize(Section):
+    """Resize to a size in pixels."""
+
+    op: Literal["resize"] = "resize"
+    height: int
+    width: int
+    mode: resize.ResizeMode
+
+    def apply(self, image: NDArray) -> NDArray:
+        return resize.resize(image, self.height, self.width, self.mode)
+
+
+class MatlabBicubic(Section):
+    """MATLAB's antialiased bicubic resize."""
+
+    op: Literal["matlab_bicubic"] = "matlab_bicubic"
+    scale: float
+
+    def apply(self, image: NDArray) -> NDArray:
+        return resize.matlab_bicubic(image, self.scale)
+
+
+class GaussianNoise(Section):
+    op: Literal["gaussian_noise"] = "gaussian_noise"
+    sigma: float
+    """Gray levels."""
+    gray: bool
+    seed: Seed
+
+    def apply(self, image: NDArray) -> NDArray:
+        return noise.gaussian_noise(image, self.sigma, self.seed, gray=self.gray)
+
+
+class PoissonNoise(Section):
+    op: Literal["poisson_noise"] = "poisson_noise"
+    scale: float
+    gray: bool
+    seed: Seed
+
+    def apply(self, image: NDArray) -> NDArray:
+        return noise.poisson_noise(image, self.scale, self.seed, gray=self.gray)
+
+
+class Jpeg(Section):
+    op: Literal["jpeg"] = "jpeg"
+    quality: int
+
+    def apply(self, image: NDArray) -> NDArray:
+        return jpeg.jpeg(image, self.quality)
+
+
+Step = Annotated[
+    Blur | Rescale | Resize | MatlabBicubic | GaussianNoise | PoissonNoise | Jpeg, Field(discriminator="op")
+]
+
+
+def apply_steps(hq: NDArray[np.uint8], steps: tuple[Step, ...]) -> NDArray:
+    """Runs `hq` (H, W, 3) through `steps`, in order."""
+    image: NDArray = hq
+    for step in steps:
+        image = step.apply(image)
+    return image
