@@ -203,7 +203,7 @@ def _client_of(process: int) -> Any:
     config = Config(
         retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20, max_pool_connections=16
     )
-    return boto3.client("s3", config=config)
+    return boto3.session.Session().client("s3", config=config)  # not the default session: it keeps old credentials
 
 
 def _client() -> Any:

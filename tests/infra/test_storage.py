@@ -1,0 +1,95 @@
+"""Storage: the same contract for folders and for a real S3 server, and one clear line for what can go wrong."""
+
+import pytest
+
+from infra import storage
+from infra.errors import JobError, UsageError
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request, tmp_path) -> str:
+    return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3")
+
+
+def test_round_trip_listing_and_delete(root, tmp_path):
+    url = storage.join(root, "a", "one.bin")
+    assert not storage.exists(url)
+    storage.write_bytes(url, b"one")
+    storage.write_json(storage.join(root, "b.json"), {"x": 1})
+    assert storage.exists(url)
+    assert storage.exists(storage.join(root, "a"))
+    assert storage.size(url) == 3
+    assert storage.read_bytes(url) == b"one"
+    assert storage.read_json(storage.join(root, "b.json")) == {"x": 1}
+    assert next((entry.name, entry.size) for entry in storage.list_files(root)) == ("a/one.bin", 3)
+    assert [entry.name for entry in storage.list_files(root, suffix=".json")] == ["b.json"]
+    storage.delete(url)
+    storage.delete(url)
+    assert not storage.exists(url)
+
+
+def test_if_absent_has_one_winner(root):
+    url = storage.join(root, "commit.json")
+    assert storage.write_bytes(url, b"first", if_absent=True)
+    assert not storage.write_bytes(url, b"second", if_absent=True)
+    assert storage.read_bytes(url) == b"first"
+    assert storage.write_bytes(url, b"third")
+    assert storage.read_bytes(url) == b"third"
+
+
+def test_upload_and_download_a_file_of_several_parts(root, tmp_path):
+    payload = bytes(range(256)) * (40 << 12)  # 40 MiB: more than one part of a multipart upload
+    local, back = tmp_path / "big.bin", tmp_path / "back.bin"
+    local.write_bytes(payload)
+    storage.upload(local, storage.join(root, "big.bin"))
+    storage.download(storage.join(root, "big.bin"), back)
+    assert back.read_bytes() == payload
+
+
+def test_local_folder_brings_everything(root, tmp_path):
+    storage.write_bytes(storage.join(root, "x", "y.txt"), b"y")
+    folder = storage.local_folder(root, tmp_path / "cache")
+    assert (folder / "x" / "y.txt").read_bytes() == b"y"
+
+
+def test_missing_file(root):
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(root, "nothing"))
+
+
+def test_wrong_scheme():
+    with pytest.raises(UsageError, match="scheme 'gs://' is not supported"):
+        storage.exists("gs://bucket/x")
+
+
+def test_missing_bucket(s3):
+    with pytest.raises(JobError, match="the bucket does not exist"):
+        list(storage.list_files("s3://no-such-bucket/x"))
+
+
+def test_wrong_secret_is_one_line_without_the_secret(s3, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    storage._client_of.cache_clear()
+    with pytest.raises(JobError, match="refused the credentials") as raised:
+        storage.write_bytes(storage.join(s3, "x"), b"x")
+    assert "wrong-secret" not in str(raised.value)
+
+
+def test_endpoint_that_is_down(monkeypatch):
+    for name, value in (("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_REGION", "us-east-1"),
+                        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    storage._client_of.cache_clear()
+    with pytest.raises(JobError, match=r"http://127\.0\.0\.1:9 cannot be used"):
+        storage.read_bytes("s3://bucket/x")
+    storage._client_of.cache_clear()
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infra.storage.os.fsync", fail)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_bytes(str(tmp_path / "x"), b"x")
+    assert list(tmp_path.iterdir()) == []
