@@ -1,0 +1,130 @@
+"""The dataset format as its readers see it: open, iterate, digest.
+
+URL/dataset.json    the frozen plan
+URL/shards/         tars and their commit records (pipelines.shard)
+URL/autoencoder/    in latent datasets: the autoencoder that made the latents
+"""
+
+import io
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from infra import storage
+from infra.errors import JobError, UsageError
+from infra.recipe import difference, digest
+from pipelines.shard import CommitRecord, committed_shards, decode_png, read_shard
+
+SCHEMA_VERSION = 1
+PLAN_FILE = "dataset.json"
+
+_DECODERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
+    "hq.png": ("hq", decode_png),
+    "lq.png": ("lq", decode_png),
+    "mask.png": ("mask", decode_png),
+    "hq_latent.npy": ("hq_latent", lambda data: np.load(io.BytesIO(data), allow_pickle=False)),
+    "lq_latent.npy": ("lq_latent", lambda data: np.load(io.BytesIO(data), allow_pickle=False)),
+    "json": ("record", json.loads),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A complete dataset: its plan (dataset.json) and the commit records of all its shards, in order."""
+
+    url: str
+    plan: dict[str, Any]
+    shards: tuple[CommitRecord, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(record.num_samples for record in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the plan and the content of every shard: names exactly these bytes."""
+        return digest({"plan": self.plan["plan_hash"], "shards": [record.sha256 for record in self.shards]})
+
+
+def open_dataset(url: str) -> Dataset:
+    """Open a finished dataset. Raises UsageError if there is none at `url` or some shard is not committed yet."""
+    plan = read_plan(url)
+    if plan is None:
+        raise UsageError(f"dataset '{url}': no {PLAN_FILE} there; give the --out of make_pairs.py or make_latents.py")
+    records = committed_shards(url)
+    missing = [shard for shard in range(plan["num_shards"]) if shard not in records]
+    if missing:
+        raise UsageError(
+            f"dataset '{url}': {len(missing)} of {plan['num_shards']} shards are not finished (first: {missing[0]}); "
+            "run the command that makes it again"
+        )
+    return Dataset(url, plan, tuple(records[shard] for shard in range(plan["num_shards"])))
+
+
+def iter_shard(
+    dataset: Dataset, shard: int, fields: Collection[str] | None = None, check: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Decoded samples of one shard in the order of their keys; see `iter_samples`."""
+    yield from iter_samples(dataset.url, dataset.shards[shard], fields, check)
+
+
+def iter_samples(
+    url: str, record: CommitRecord, fields: Collection[str] | None = None, check: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Decoded samples of the shard that `record` commits, in the order of their keys.
+
+    Each is {"key": str, "hq": uint8 (H, W, 3), "lq": uint8 (h, w, 3), "mask": uint8 (H, W), "record": dict,
+    "hq_latent": float16 (C, H/f, W/f), "lq_latent": the same}, as far as the dataset has them and `fields` names them.
+    `check` compares the tar with its sha256 first. Raises JobError for a damaged shard or a field that is missing.
+    """
+    count = 0
+    for members in read_shard(url, record, check):
+        sample: dict[str, Any] = {"key": members.pop("__key__")}
+        for member, data in members.items():
+            name, decode = _DECODERS[member]
+            if fields is None or name in fields:
+                try:
+                    sample[name] = decode(data)  # type: ignore[arg-type]
+                except ValueError as error:
+                    raise JobError(f"{url} sample {sample['key']}: {member} is damaged ({error})") from error
+        absent = sorted(set(fields or ()) - set(sample))
+        if absent:
+            raise JobError(f"{url} sample {sample['key']}: has no field '{absent[0]}'; make the dataset again")
+        count += 1
+        yield sample
+    if count != record.num_samples:
+        raise JobError(f"{url} shard {record.shard}: holds {count} samples, its record says {record.num_samples}")
+
+
+def read_plan(url: str) -> dict[str, Any] | None:
+    """dataset.json, or None if there is none."""
+    try:
+        plan = storage.read_json(storage.join(url, PLAN_FILE))
+    except FileNotFoundError:
+        return None
+    if plan.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(
+            f"dataset '{url}': schema_version {plan.get('schema_version')} is not supported; "
+            f"this version reads {SCHEMA_VERSION}"
+        )
+    return plan
+
+
+def freeze_plan(url: str, plan: dict[str, Any]) -> None:
+    """Write dataset.json once; a second job must bring the same plan.
+
+    `plan["identity"]` is what the bytes depend on, and `plan_hash` its digest. Raises UsageError that lists in which
+    keys an existing plan differs.
+    """
+    if storage.write_json(storage.join(url, PLAN_FILE), plan, if_absent=True):
+        return
+    existing = read_plan(url)
+    assert existing is not None, "write_json said that it exists"
+    if existing["plan_hash"] != plan["plan_hash"]:
+        changes = difference(existing["identity"], plan["identity"])
+        raise UsageError(
+            f"out '{url}': holds another dataset ({'; '.join(changes[:6])}); choose another --out or undo the change"
+        )

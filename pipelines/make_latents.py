@@ -1,0 +1,29 @@
+"""Encode pair shards into latent shards with the recipe's autoencoder. The same command resumes."""
+
+from typing import Annotated
+
+import typer
+
+from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
+from infra.recipe import load_recipe
+from pipelines.latents import make_latents
+
+
+def main(
+    recipe: RecipeOption,
+    pairs: Annotated[str, typer.Option(help="Folder or s3:// prefix of pair shards.", show_default=False)],
+    out: OutOption,
+    overrides: OverridesArgument = None,
+    workers: WorkersOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Encode pair shards into latent shards with the recipe's autoencoder. The same command resumes."""
+    print(make_latents(load_recipe(recipe, overrides), pairs, out, workers, dry_run))
+
+
+def cli() -> None:
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

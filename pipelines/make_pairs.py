@@ -1,0 +1,29 @@
+"""Synthesise HQ/LQ pairs from photos into WebDataset shards. The same command resumes."""
+
+from typing import Annotated
+
+import typer
+
+from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
+from infra.recipe import load_recipe
+from pipelines.pairs import make_pairs
+
+
+def main(
+    recipe: RecipeOption,
+    source: Annotated[str, typer.Option(help="Folder, s3:// prefix, or .txt list of images.", show_default=False)],
+    out: OutOption,
+    overrides: OverridesArgument = None,
+    workers: WorkersOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Synthesise HQ/LQ pairs from photos into WebDataset shards. The same command resumes."""
+    print(make_pairs(load_recipe(recipe, overrides), source, out, workers, dry_run))
+
+
+def cli() -> None:
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

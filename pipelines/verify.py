@@ -1,0 +1,27 @@
+"""Check a dataset against its plan: checksums, counts, decodability, doubled keys."""
+
+from typing import Annotated
+
+import typer
+
+from infra.cli import run
+from infra.errors import JobError
+from pipelines.verification import verify
+
+
+def main(url: Annotated[str, typer.Argument(help="Folder or s3:// prefix of a dataset.", show_default=False)]) -> None:
+    """Check a dataset against its plan: checksums, counts, decodability, doubled keys."""
+    findings = verify(url)
+    for fault in findings.faults:
+        print(fault)
+    if findings.faults:
+        raise JobError(f"{url}: {len(findings.faults)} faults found; remove the shards named above and make them again")
+    print(f"{url}: {findings.num_samples} samples in {findings.num_shards} shards, all as planned")
+
+
+def cli() -> None:
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

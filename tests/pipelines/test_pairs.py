@@ -1,0 +1,162 @@
+"""make_pairs: exactly its plan, whatever the number of workers; rejects with reasons; refuses another plan."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from degradations import build
+from infra import storage
+from infra.errors import JobError, UsageError
+from infra.recipe import load_recipe
+from pipelines.dataset import iter_shard, open_dataset
+from pipelines.decode import decode_rgb
+from pipelines.pairs import make_pairs
+from tests.pipelines.conftest import SMALL, shard_digests, tree
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def dataset(photos, tmp_path_factory, local_ray):
+    out = tmp_path_factory.mktemp("pairs") / "out"
+    make_pairs(load_recipe("realsr_x4", SMALL), str(photos), str(out), workers=2)
+    return out
+
+
+def test_every_planned_sample_is_there_once(dataset):
+    opened = open_dataset(str(dataset))
+    samples = [sample for shard in range(3) for sample in iter_shard(opened, shard)]
+    assert [sample["key"] for sample in samples] == [f"{i // 4:06d}-{i % 4:06d}" for i in range(9)]
+    drawn = {(sample["record"]["source"], sample["record"]["variant"]) for sample in samples}
+    assert drawn == {(f"{name}.png", v) for name in ("astronaut", "chelsea", "coffee") for v in range(3)}
+    assert samples[0]["hq"].shape == (64, 64, 3)
+    assert samples[0]["lq"].shape == (16, 16, 3)
+
+
+def test_hq_is_the_crop_the_record_says_and_lq_replays(dataset, photos):
+    for sample in iter_shard(open_dataset(str(dataset)), 1):
+        record = sample["record"]
+        photo, crop = decode_rgb((photos / record["source"]).read_bytes()), record["crop"]
+        hq = photo[crop["top"] : crop["top"] + 64, crop["left"] : crop["left"] + 64]
+        np.testing.assert_array_equal(sample["hq"], hq[:, ::-1] if record["horizontal_flip"] else hq)
+        replayed = build("realesrgan", scale=4).replay(sample["hq"], record["degradation"])
+        np.testing.assert_array_equal(sample["lq"], replayed.lq)
+
+
+def test_bytes_do_not_depend_on_workers_or_interruption(dataset, photos, recipe, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(dataset, out)
+    for gone in ("000001.json", "000002.json", "000002.tar"):  # as a killed job leaves it: a tar without its record
+        (out / "shards" / gone).unlink()
+    (out / "shards" / "000001.tar").write_bytes(b"half written")
+    summary = make_pairs(recipe, str(photos), str(out), workers=1)
+    assert "(2 made now" in summary
+    assert shard_digests(out) == shard_digests(dataset)
+    tars = {name: data for name, data in tree(out).items() if name.endswith(".tar")}
+    assert tars == {name: data for name, data in tree(dataset).items() if name.endswith(".tar")}
+
+
+def test_the_command_on_s3_gives_the_same_bytes(dataset, photos, s3):
+    for path in photos.iterdir():
+        storage.upload(path, storage.join(s3, "photos", path.name))
+    out = storage.join(s3, "pairs")
+    command = [sys.executable, ROOT / "pipelines" / "make_pairs.py", "--recipe", "realsr_x4", *SMALL]
+    subprocess.run([*command, "--source", storage.join(s3, "photos"), "--out", out, "--workers", "2"], check=True)
+    assert shard_digests(out) == shard_digests(dataset)
+    assert storage.exists(storage.join(out, "preview.png"))
+
+
+def test_another_seed_gives_other_pairs(dataset, photos, recipe, tmp_path):
+    other = load_recipe("realsr_x4", [*SMALL, "shards.seed=8"])
+    make_pairs(other, str(photos), str(tmp_path / "out"))
+    assert not set(shard_digests(tmp_path / "out")) & set(shard_digests(dataset))
+
+
+def test_card_counts_and_shows(dataset):
+    card = (dataset / "README.md").read_text()
+    assert "9 of 9 planned" in card
+    assert "jpeg.quality" in card
+    with Image.open(dataset / "preview.png") as preview:
+        assert preview.width > 500
+
+
+def test_another_plan_is_refused_and_nothing_is_lost(dataset, photos, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(dataset, out)
+    before = tree(out)
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(photos / "coffee.png", one)
+    with pytest.raises(UsageError, match=r"shards\.hq_size: 64 -> 32"):
+        make_pairs(load_recipe("realsr_x4", [*SMALL, "shards.hq_size=32"]), str(photos), str(out))
+    with pytest.raises(UsageError, match=r"source\.num_images: 3 -> 1"):
+        make_pairs(load_recipe("realsr_x4", SMALL), str(one), str(out))
+    assert tree(out) == before
+
+
+def test_what_is_no_image_or_too_small_is_rejected_by_reason(photos, recipe, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(photos, source)
+    (source / "text.jpg").write_text("not an image")
+    Image.new("RGB", (63, 500)).save(source / "thin.png")
+    (source / "notes.txt").write_text("files that do not look like images are not listed")
+    make_pairs(recipe, str(source), str(tmp_path / "out"))
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert sorted((reject["uri"], reject["reason"]) for reject in rejects) == (
+        [("text.jpg", "unreadable")] * 3 + [("thin.png", "too_small")] * 3
+    )
+    assert open_dataset(str(tmp_path / "out")).num_samples == 9
+
+
+def test_too_many_rejects_fail_but_keep_the_rest(photos, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(photos, source)
+    (source / "text.jpg").write_text("not an image")
+    strict = load_recipe("realsr_x4", [*SMALL, "shards.max_reject_rate=0.1"])
+    with pytest.raises(JobError, match="3 of 12 samples were rejected"):
+        make_pairs(strict, str(source), str(tmp_path / "out"))
+    assert open_dataset(str(tmp_path / "out")).num_samples == 9
+
+
+def test_a_list_of_images(photos, recipe, tmp_path, dataset):
+    listing = tmp_path / "list.txt"
+    names = sorted(path.name for path in photos.iterdir())
+    listing.write_text("\n".join(["# my photos", *(str(photos / name) for name in names), ""]))
+    make_pairs(recipe, str(listing), str(tmp_path / "out"))
+    assert open_dataset(str(tmp_path / "out")).num_samples == 9
+    listing.write_text(f"{photos / names[0]}\n" * 2)
+    with pytest.raises(JobError, match="stands on line 1 already"):
+        make_pairs(recipe, str(listing), str(tmp_path / "doubled"))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: path, "does not exist; give a folder"),
+        (lambda path: path.mkdir(), "holds no image"),
+        (lambda path: path.write_bytes(b"x"), "is one file"),
+    ],
+)
+def test_bad_sources(make, expected, recipe, tmp_path):
+    make(tmp_path / "source")
+    with pytest.raises(UsageError, match=expected):
+        make_pairs(recipe, str(tmp_path / "source"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_changes_nothing(photos, recipe, tmp_path):
+    said = make_pairs(recipe, str(photos), str(tmp_path / "out"), dry_run=True)
+    assert "3 images x 3 variants = 9 pairs of 64x64 and 16x16 in 3 shards" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_degradation_names_the_key(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"degradation.*jpeg_rang"):
+        make_pairs(load_recipe("realsr_x4", ["degradation.jpeg_rang=[1,2]"]), str(photos), str(tmp_path / "out"))
