@@ -3,5 +3,21 @@
 from resshift.process import posterior, prior_sample, q_sample, scale_input
 from resshift.sampler import sample
 from resshift.schedule import EtaSchedule, ScheduleConfig
+from resshift.swin_unet import SwinUNet
+from resshift.swin_unet_config import SwinUNetConfig
+from resshift.vqgan import VQGAN
+from resshift.vqgan_config import VQGANConfig
 
-__all__ = ["EtaSchedule", "ScheduleConfig", "posterior", "prior_sample", "q_sample", "sample", "scale_input"]
+__all__ = [
+    "VQGAN",
+    "EtaSchedule",
+    "ScheduleConfig",
+    "SwinUNet",
+    "SwinUNetConfig",
+    "VQGANConfig",
+    "posterior",
+    "prior_sample",
+    "q_sample",
+    "sample",
+    "scale_input",
+]

@@ -2,7 +2,7 @@
 
 B batch, C channels (D inside a layer), H height, W width, w window side, N = w * w tokens of a window,
 M number of windows of one image, K heads, E channels per head (D = K * E).
-Feature maps are (B, C, H, W) in channels_last memory, so that their (B, H, W, C) view costs nothing.
+Feature maps are (B, C, H, W) in any memory format; in channels_last their (B, H, W, C) view costs nothing.
 Parameter names are those of the official checkpoints.
 """
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from resshift_golden import arrays
 
 from resshift import EtaSchedule, posterior, prior_sample, q_sample, sample, scale_input
 from resshift.sampler import sample_steps
+from tests.resshift.golden import arrays
 
 
 def golden_process(num_steps):

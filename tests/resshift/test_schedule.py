@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from resshift_golden import arrays
 
 from resshift import EtaSchedule
 from resshift.schedule import ScheduleConfig
+from tests.resshift.golden import arrays
 
 
 @pytest.mark.parametrize("case", range(4))
