@@ -21,4 +21,5 @@ def jpeg_bytes(image: NDArray[np.uint8], quality: int) -> bytes:
 def jpeg(image: NDArray, quality: int) -> NDArray[np.float32]:
     """Compresses and decompresses `image` (H, W, 3) in gray levels; rounds and clips to 0..255 first."""
     encoded = jpeg_bytes(to_uint8(image), quality)
-    return simplejpeg.decode_jpeg(encoded, colorspace="RGB", fastdct=False, fastupsample=False).astype(np.float32)
+    # fastupsample repeats each chroma sample, as the method does, where libjpeg's default interpolates
+    return simplejpeg.decode_jpeg(encoded, colorspace="RGB", fastdct=False, fastupsample=True).astype(np.float32)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from degradations.arrays import to_float32
+from degradations.arrays import to_float32, to_uint8
+from degradations.normal import standard_normal
+from degradations.poisson import first_counts, poisson_offsets
 from degradations.seeding import generator
 
 Image = NDArray[np.float32]
-_LUMA = np.array([0.2989, 0.5870, 0.1140], dtype=np.float32)
 
 
 def gaussian_noise(image: Image, sigma: float, seed: int, *, gray: bool = False) -> Image:
     """Adds N(0, `sigma`²), `sigma` in gray levels; `gray` adds one value to the three channels. Clips to 0..255."""
     image = to_float32(image)
-    height, width, channels = image.shape
-    noise = generator(seed).standard_normal((height, width, 1 if gray else channels), dtype=np.float32)
-    noise *= np.float32(sigma)
-    out = image + noise
-    return np.clip(out, 0, 255, out=out)
+    shape = image.shape[:2] if gray else image.shape
+    noise = standard_normal(shape, generator(seed))
+    return _clipped_sum(image, noise, sigma)
 
 
 def poisson_noise(image: Image, scale: float, seed: int, *, gray: bool = False) -> Image:
@@ -29,17 +29,24 @@ def poisson_noise(image: Image, scale: float, seed: int, *, gray: bool = False) 
     a flat image is noisier than a rich one. `gray` draws the noise of the luma and adds it to the three channels.
     """
     image = to_float32(image)
-    source = (image @ _LUMA)[..., None] if gray else image
-    levels = np.clip(np.rint(source), 0, 255).astype(np.uint8)  # (H, W, C): at most 256 different rates
+    levels = to_uint8(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if gray else image)
     photons = photons_at_white(levels)
-    rates = np.arange(256) * (photons / 255.0)
-    counts = generator(seed).poisson(rates[levels]).astype(np.float32)
-    noise: Image = counts * np.float32(255.0 / photons) - levels.astype(np.float32)
-    out: Image = image + noise * np.float32(scale)
-    return np.clip(out, 0, 255, out=out)
+    offsets = poisson_offsets(levels, photons, generator(seed))
+    unit = 255.0 / photons  # gray levels per photon
+    noise = to_float32(cv2.LUT(levels, (first_counts(photons) * unit - np.arange(256)).astype(np.float32)))
+    cv2.scaleAdd(to_float32(offsets), unit, noise, dst=noise)
+    return _clipped_sum(image, noise, scale)
 
 
 def photons_at_white(levels: NDArray[np.uint8]) -> int:
     """Distinct values of `levels`, rounded up to a power of two (1..256)."""
-    distinct = int(np.count_nonzero(np.bincount(levels.ravel(), minlength=256)))
-    return 1 << (distinct - 1).bit_length()
+    histogram = cv2.calcHist([levels.reshape(levels.shape[0], -1)], [0], None, [256], [0, 256])
+    return 1 << (int(np.count_nonzero(histogram)) - 1).bit_length()
+
+
+def _clipped_sum(image: Image, noise: Image, scale: float) -> Image:
+    """`image` + `scale` · `noise`, the noise (H, W) or (H, W, 3), in 0..255. Overwrites `noise`."""
+    if noise.ndim == 2:
+        noise = to_float32(cv2.cvtColor(noise, cv2.COLOR_GRAY2RGB))
+    cv2.scaleAdd(noise, scale, image, dst=noise)
+    return np.clip(noise, 0, 255, out=noise)

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from lq_statistics import crops, ks_distances, lq_statistics
 
 from degradations import build
+from tests.degradations.lq_statistics import crops, ks_distances, lq_statistics
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "degradation_realesrgan_x4.npz")
 
