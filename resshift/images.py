@@ -1,0 +1,66 @@
+"""Images as tensors: the one place that knows the ranges and how an LQ image meets the sizes of the networks.
+
+B batch, H and W height and width. Arrays are uint8 RGB (H, W, 3); tensors are float32 (B, 3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def image_to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 RGB (H, W, 3) to float32 (1, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: the array is not uint8 RGB, or has no pixel.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image is {image.dtype} {image.shape}; give a uint8 RGB array (H, W, 3) of at least 1 pixel")
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    return pixels.float() / 127.5 - 1.0
+
+
+def tensor_to_image(x: Tensor) -> np.ndarray:
+    """Float (1, 3, H, W) or (3, H, W) in [-1, 1] to uint8 RGB (H, W, 3): rounded to nearest, clamped."""
+    x = x[0] if x.ndim == 4 and len(x) == 1 else x
+    if x.ndim != 3 or x.shape[0] != 3:
+        raise ValueError(f"image has shape {tuple(x.shape)}; give (1, 3, H, W) or (3, H, W)")
+    pixels = ((x.detach().float() + 1.0) * 127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def mask_to_tensor(mask: np.ndarray) -> Tensor:
+    """uint8 (H, W), above 127 where the image is unknown, to float32 (1, 1, H, W) of -1 (known) and 1 (unknown)."""
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise ValueError(f"mask is {mask.dtype} {mask.shape}; give a uint8 array (H, W)")
+    return torch.from_numpy(mask > 127)[None, None].float() * 2.0 - 1.0
+
+
+def upscale_lq(lq: Tensor, scale: int) -> Tensor:
+    """Bicubic enlargement of lq (B, 3, h, w) to (B, 3, h * scale, w * scale): the image that y_0 stands for.
+
+    Not clamped: overshoot stays, as in the method.
+    """
+    if scale == 1:
+        return lq
+    size = (lq.shape[2] * scale, lq.shape[3] * scale)
+    return F.interpolate(lq, size=size, mode="bicubic", align_corners=False, antialias=False)
+
+
+def fit_condition(lq: Tensor, size: tuple[int, int]) -> Tensor:
+    """The LQ image at the size the denoiser wants its condition: lq (B, 3, h, w) to (B, 3, *size).
+
+    Untouched where it has that size already, which is the rule (the official networks are built for it).
+    """
+    if tuple(lq.shape[2:]) == tuple(size):
+        return lq
+    smaller = size[0] < lq.shape[2]
+    return F.interpolate(lq, size=size, mode="bicubic", align_corners=False, antialias=smaller)
+
+
+def fit_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (B, 1, H, W) in [-1, 1] at the size of the denoiser's condition: (B, 1, *size)."""
+    return mask if tuple(mask.shape[2:]) == tuple(size) else F.interpolate(mask, size=size, mode="area")

@@ -1,0 +1,266 @@
+"""A trained model in use: denoiser, autoencoder and schedule together turn an LQ image into an HQ one.
+
+B batch, h and w LQ height and width, s scale, f the autoencoder's downscale (1 without one), T number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resshift.images import fit_condition, fit_mask, image_to_tensor, mask_to_tensor, tensor_to_image, upscale_lq
+from resshift.padding import pad_bottom_right, round_up
+from resshift.sampler import sample
+from resshift.schedule import EtaSchedule
+from resshift.swin_unet import SwinUNet
+from resshift.swin_unet_config import SwinUNetConfig
+from resshift.tiling import Blend, tiles
+from resshift.vqgan import VQGAN
+from resshift.weights import (
+    AUTOENCODER_JSON,
+    build_with_weights,
+    config_from_dict,
+    load_vqgan,
+    read_json,
+    save_vqgan,
+    save_weights,
+    write_json,
+)
+
+MODEL_JSON = "model.json"
+DENOISER_WEIGHTS = "denoiser.safetensors"
+
+
+class Restorer:
+    """Restores images of any size; large ones tile by tile.
+
+    Images inside are (B, 3, H, W) in [-1, 1]. An inpainting mask is (B, 1, h, w) in [-1, 1], above 0 where the image
+    is unknown.
+    """
+
+    def __init__(
+        self,
+        denoiser: SwinUNet,
+        autoencoder: VQGAN | None,
+        schedule: EtaSchedule,
+        scale: int,
+        task: str = "super_resolution",
+        *,
+        tile_size: int = 512,
+        tile_overlap: int = 64,
+    ) -> None:
+        """
+        Args:
+            autoencoder: None for a denoiser that works on pixels.
+            schedule: the one the denoiser was trained with.
+            scale: how many times larger than the LQ image the result is; 1 for deblurring, inpainting and the like.
+            tile_size: side of the largest piece restored at once, in pixels of the result.
+            tile_overlap: how far neighbouring tiles overlap, in pixels of the result; below half of tile_size.
+
+        Raises:
+            ValueError: the parts do not fit each other, or a number is out of range.
+        """
+        channels = 3 if autoencoder is None else autoencoder.config.embed_dim
+        config = denoiser.config
+        if (config.in_channels, config.out_channels) != (channels, channels):
+            space = "pixel space has" if autoencoder is None else "the autoencoder's latents have"
+            raise ValueError(
+                f"denoiser has in_channels {config.in_channels} and out_channels {config.out_channels}; {space} "
+                f"{channels} channels, give a denoiser for those"
+            )
+        if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
+            raise ValueError(f"scale is {scale!r}; give a whole number of at least 1")
+        if config.cond_mask and scale != 1:
+            raise ValueError(f"scale is {scale}; a denoiser with cond_mask (inpainting) needs scale 1")
+        if tile_size < 1 or not 0 <= tile_overlap <= tile_size // 2:
+            raise ValueError(f"tile_overlap is {tile_overlap}; give 0 to half of tile_size ({tile_size})")
+        self.denoiser = denoiser.eval()
+        self.autoencoder = None if autoencoder is None else autoencoder.eval()
+        self.schedule = schedule
+        self.scale = scale
+        self.task = task
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks live."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def _downscale(self) -> int:
+        """f: pixels of the result per latent, along one axis."""
+        return 1 if self.autoencoder is None else self.autoencoder.downscale
+
+    @property
+    def _unit(self) -> int:
+        """LQ sizes are completed to a multiple of this many pixels, so that f divides the size of the result."""
+        return self._downscale // math.gcd(self._downscale, self.scale)
+
+    def to(self, device: torch.device | str) -> Restorer:
+        """Move the networks; returns itself."""
+        self.denoiser.to(device)
+        if self.autoencoder is not None:
+            self.autoencoder.to(device)
+        return self
+
+    def draw_noise(self, lq_shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
+        """Standard normal noise for LQ images of shape (B, 3, h, w): (T+1, B, D, latent height, latent width).
+
+        Drawing per image and stacking along B makes a batch independent of its composition.
+        """
+        batch, _, height, width = lq_shape
+        latent = (round_up(size, self._unit) * self.scale // self._downscale for size in (height, width))
+        shape = (self.schedule.num_steps + 1, batch, self.denoiser.config.in_channels, *latent)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    @torch.inference_mode()
+    def restore_batch(self, lq: Tensor, noise: Tensor | torch.Generator, mask: Tensor | None = None) -> Tensor:
+        """Restore lq (B, 3, h, w) in [-1, 1] at once, without tiles.
+
+        Args:
+            noise: of the shape that `draw_noise` gives, or a generator to draw it from.
+            mask: (B, 1, h, w), for inpainting networks; known pixels are returned as they are.
+
+        Returns:
+            (B, 3, h * s, w * s) in [-1, 1], on the networks' device.
+
+        Raises:
+            ValueError: a shape does not fit, or the mask is missing or of no use.
+        """
+        self._check_inputs(lq, mask)
+        if isinstance(noise, torch.Generator):
+            noise = self.draw_noise(lq.shape, noise)
+        height, width = lq.shape[2:]
+        lq = lq.to(self.device, torch.float32)
+        known = lq
+        padded = round_up(height, self._unit), round_up(width, self._unit)
+        conditions: dict[str, Tensor | None] = {}
+        if mask is not None:
+            mask = torch.where(mask.to(self.device) > 0, 1.0, -1.0)
+            # What the network was trained with: nothing of what it has to invent.
+            lq = torch.where(mask > 0, -1.0, lq)
+            conditions["mask"] = self._condition_mask(pad_bottom_right(mask, *padded))
+        lq = pad_bottom_right(lq, *padded)
+        conditions["lq"] = fit_condition(lq, self._condition_size(padded))
+
+        restored = self._sample(upscale_lq(lq, self.scale), noise, conditions).clamp(-1.0, 1.0)
+        restored = restored[:, :, : height * self.scale, : width * self.scale]
+        return restored if mask is None else torch.where(mask > 0, restored, known)
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> np.ndarray:
+        """Restore one uint8 RGB image (h, w, 3) of any size; the same seed gives the same result.
+
+        Args:
+            mask: uint8 (h, w), above 127 where the image is unknown; for inpainting networks.
+
+        Returns:
+            uint8 RGB (h * s, w * s, 3)
+        """
+        lq = image_to_tensor(np.asarray(image))
+        mask_tensor = None if mask is None else mask_to_tensor(np.asarray(mask))
+        self._check_inputs(lq, mask_tensor)
+        noise = self.draw_noise(lq.shape, torch.Generator().manual_seed(seed))
+        return tensor_to_image(self._restore_tiled(lq, noise, mask_tensor))
+
+    def _restore_tiled(self, lq: Tensor, noise: Tensor, mask: Tensor | None) -> Tensor:
+        """`restore_batch` for one image, in tiles that all take their part of the same noise."""
+        height, width = lq.shape[2:]
+        lq_unit, latent_unit = self._unit, self._unit * self.scale // self._downscale
+        pixel_unit = lq_unit * self.scale
+        tile = max(1, self.tile_size // pixel_unit)
+        overlap = min(-(-self.tile_overlap // pixel_unit), tile // 2)
+        rows_total, columns_total = -(-height // lq_unit), -(-width // lq_unit)
+        if max(rows_total, columns_total) <= tile:
+            return self.restore_batch(lq, noise, mask)
+
+        blend = Blend(height * self.scale, width * self.scale, overlap * pixel_unit, self.device)
+        for rows, columns in tiles(rows_total, columns_total, tile, overlap):
+            lq_area = (slice(None), slice(None), rows.scaled(lq_unit), columns.scaled(lq_unit))
+            part = self.restore_batch(
+                lq[lq_area],
+                noise[..., rows.scaled(latent_unit), columns.scaled(latent_unit)],
+                None if mask is None else mask[lq_area],
+            )
+            blend.add(part, rows.scaled(pixel_unit), columns.scaled(pixel_unit))
+        return blend.result()
+
+    def _sample(self, y_0_image: Tensor, noise: Tensor, conditions: dict[str, Tensor | None]) -> Tensor:
+        """Encode, run the reverse chain, decode."""
+        if self.autoencoder is None:
+            return sample(self._clamped_denoiser, y_0_image, self.schedule, noise, **conditions)
+        y_0 = self.autoencoder.scale_latent(self.autoencoder.encode(y_0_image))
+        x_0 = sample(self.denoiser, y_0, self.schedule, noise, **conditions)
+        return self.autoencoder.decode(self.autoencoder.unscale_latent(x_0))
+
+    def _clamped_denoiser(self, x: Tensor, t: Tensor, **conditions: Tensor | None) -> Tensor:
+        # Pixels, unlike latents, have a known range, and the method keeps every prediction inside it.
+        return self.denoiser(x, t, **conditions).clamp(-1.0, 1.0)
+
+    def _condition_size(self, lq_size: tuple[int, int]) -> tuple[int, int]:
+        factor = self.denoiser.config.lq_factor
+        height, width = (size * self.scale // self._downscale * factor for size in lq_size)
+        return height, width
+
+    def _condition_mask(self, mask: Tensor) -> Tensor:
+        return fit_mask(mask, self._condition_size((mask.shape[2], mask.shape[3])))
+
+    def _check_inputs(self, lq: Tensor, mask: Tensor | None) -> None:
+        if lq.ndim != 4 or lq.shape[1] != 3 or min(lq.shape) < 1:
+            raise ValueError(f"lq has shape {tuple(lq.shape)}; give (B, 3, h, w) of at least 1 pixel")
+        if (mask is not None) != self.denoiser.config.cond_mask:
+            need = "is missing; this model inpaints and needs one" if mask is None else "was given to a model without"
+            raise ValueError(f"mask {need}")
+        if mask is not None and tuple(mask.shape) != (len(lq), 1, *lq.shape[2:]):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}; give {(len(lq), 1, *lq.shape[2:])}, as the image")
+
+    def save(self, folder: Path | str) -> None:
+        """Write model.json, denoiser.safetensors and, in latent space, autoencoder.json and autoencoder.safetensors."""
+        folder = Path(folder)
+        save_weights(self.denoiser, folder / DENOISER_WEIGHTS)
+        if self.autoencoder is not None:
+            save_vqgan(self.autoencoder, folder)
+        content = {
+            "task": self.task,
+            "scale": self.scale,
+            "tile_size": self.tile_size,
+            "tile_overlap": self.tile_overlap,
+            "latent_space": self.autoencoder is not None,
+            "schedule": {"kappa": self.schedule.kappa, "sqrt_eta": self.schedule.sqrt_eta.tolist()},
+            "denoiser": dataclasses.asdict(self.denoiser.config),
+        }
+        write_json(folder / MODEL_JSON, content)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> Restorer:
+        """Read back what `save` wrote.
+
+        Raises:
+            ValueError: a file is missing or damaged, or weights do not fit the configuration beside them.
+        """
+        folder = Path(folder)
+        path = folder / MODEL_JSON
+        content = read_json(path)
+        expected = {"task", "scale", "tile_size", "tile_overlap", "latent_space", "schedule", "denoiser"}
+        if missing := sorted(expected - set(content)):
+            raise ValueError(f"'{path}' lacks {missing}; the saved model is damaged, save it again")
+        config = config_from_dict(SwinUNetConfig, content["denoiser"], path)
+        schedule = config_from_dict(EtaSchedule, content["schedule"], path)
+        return cls(
+            build_with_weights(lambda: SwinUNet(config), folder / DENOISER_WEIGHTS, device),
+            load_vqgan(folder, device) if content["latent_space"] else None,
+            schedule,
+            content["scale"],
+            content["task"],
+            tile_size=content["tile_size"],
+            tile_overlap=content["tile_overlap"],
+        )
+
+
+__all__ = ["AUTOENCODER_JSON", "DENOISER_WEIGHTS", "MODEL_JSON", "Restorer"]
