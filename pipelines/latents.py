@@ -64,8 +64,9 @@ def make_latents(recipe: Recipe, pairs: str, out: str, workers: int | None = Non
             with cluster(workers) as ray_cluster:
                 num_gpus = 1 if ray_cluster.num_gpus else 0
                 actors = ray_cluster.num_gpus or min(ray_cluster.num_workers, len(todo))
+                actor_class = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=3, max_task_retries=3)(_Encoder)
                 encoders = [
-                    _Encoder.options(num_gpus=num_gpus).remote(str(weights), config, dataset, out)
+                    actor_class.remote(str(weights), config, dataset, out)
                     for _ in range(min(actors, workers or actors))
                 ]
                 already = sum(record.num_samples for record in done.values())
@@ -113,7 +114,6 @@ def _check_pairs(recipe: Recipe, dataset: Dataset) -> None:
             raise UsageError(f"pairs '{dataset.url}': {field} is {identity[field]!r}, this run needs {wanted!r}")
 
 
-@ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)
 class _Encoder:
     """Encodes whole shards with one autoencoder, on a GPU if Ray gave it one."""
 

