@@ -1,0 +1,107 @@
+"""make_latents: the same samples plus what the autoencoder makes of HQ and LQ, and the name of that autoencoder."""
+
+import numpy as np
+import pytest
+import torch
+
+from infra.errors import UsageError
+from infra.recipe import load_recipe
+from pipelines.dataset import iter_shard, open_dataset
+from pipelines.latents import make_latents
+from pipelines.pairs import make_pairs
+from resshift.images import image_to_tensor, upscale_lq
+from resshift.vqgan import VQGAN
+from resshift.vqgan_config import VQGANConfig
+from resshift.weights import fingerprint, load_vqgan, save_vqgan
+from tests.pipelines.conftest import SMALL, shard_digests
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+NETWORK = {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "n_embed": 16}
+OVERRIDES = [*SMALL, *(f"autoencoder.network.{key}={value}" for key, value in NETWORK.items())]
+
+
+def save_random(folder, seed: int) -> str:
+    torch.manual_seed(seed)
+    config = VQGANConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in NETWORK.items()})
+    save_vqgan(VQGAN(config), folder, latent_scale=1.0)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def stages(photos, tmp_path_factory, local_ray):
+    folder = tmp_path_factory.mktemp("latents")
+    make_pairs(load_recipe("realsr_x4", SMALL), str(photos), str(folder / "pairs"))
+    weights = save_random(folder / "autoencoder", seed=1)
+    recipe = load_recipe("realsr_x4", [*OVERRIDES, f"autoencoder.weights={weights}", "autoencoder.precision=float32"])
+    make_latents(recipe, str(folder / "pairs"), str(folder / "latents"), workers=2)
+    return folder, recipe
+
+
+def test_latents_are_what_the_autoencoder_says(stages):
+    folder, _ = stages
+    dataset = open_dataset(str(folder / "latents"))
+    vqgan = load_vqgan(folder / "latents" / "autoencoder")
+    assert dataset.plan["identity"]["autoencoder"]["weights_sha256"] == fingerprint(vqgan)["weights_sha256"]
+    pairs = open_dataset(str(folder / "pairs"))
+    for sample, pair in zip(iter_shard(dataset, 1), iter_shard(pairs, 1), strict=True):
+        assert sample["key"] == pair["key"]
+        assert sample["record"] == pair["record"]
+        np.testing.assert_array_equal(sample["hq"], pair["hq"])
+        np.testing.assert_array_equal(sample["lq"], pair["lq"])
+        with torch.inference_mode():
+            z_hq = vqgan.encode(image_to_tensor(pair["hq"]))[0].numpy()
+            z_lq = vqgan.encode(upscale_lq(image_to_tensor(pair["lq"]), 4))[0].numpy()
+        assert sample["hq_latent"].dtype == np.float16
+        # Encoded in a batch there, alone here: the difference is rounding to float16 and the order of sums.
+        np.testing.assert_allclose(sample["hq_latent"], z_hq, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(sample["lq_latent"], z_lq, rtol=2e-3, atol=2e-3)
+
+
+def test_running_again_redoes_only_what_is_missing(stages):
+    folder, recipe = stages
+    before = shard_digests(folder / "latents")
+    (folder / "latents" / "shards" / "000001.json").unlink()
+    assert "(1 made now)" in make_latents(recipe, str(folder / "pairs"), str(folder / "latents"), workers=1)
+    assert shard_digests(folder / "latents") == before
+
+
+def test_other_weights_are_refused(stages, tmp_path):
+    folder, _ = stages
+    other = load_recipe("realsr_x4", [*OVERRIDES, f"autoencoder.weights={save_random(tmp_path / 'other', seed=2)}"])
+    with pytest.raises(UsageError, match=r"holds another dataset.*weights_sha256"):
+        make_latents(other, str(folder / "pairs"), str(folder / "latents"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["autoencoder.weights=null"], r"autoencoder\.weights: is not set"),
+        (["autoencoder.weights=/nowhere"], r"no autoencoder\.json there"),
+        (["autoencoder.network=null"], "works in pixel space"),
+        (["autoencoder.network.ch=64"], "another network"),
+        (["task=deblurring"], "task is 'super_resolution', this run needs 'deblurring'"),
+        (["scale=2"], "scale is 4, this run needs 2"),
+    ],
+)
+def test_bad_recipes(stages, tmp_path, overrides, expected):
+    folder, recipe = stages
+    weights = f"autoencoder.weights={recipe.raw['autoencoder']['weights']}"
+    bad = load_recipe("realsr_x4", [*OVERRIDES, weights, *overrides])
+    with pytest.raises(UsageError, match=expected):
+        make_latents(bad, str(folder / "pairs"), str(tmp_path / "out"))
+
+
+def test_latents_of_latents_are_refused(stages, tmp_path):
+    folder, recipe = stages
+    with pytest.raises(UsageError, match="kind is 'latents', this run needs 'pairs'"):
+        make_latents(recipe, str(folder / "latents"), str(tmp_path / "out"))
+
+
+def test_weights_that_do_not_fit_their_configuration(stages, tmp_path):
+    folder, _ = stages
+    weights = tmp_path / "damaged"
+    save_random(weights, seed=1)
+    (weights / "autoencoder.safetensors").write_bytes(b"damaged")
+    bad = load_recipe("realsr_x4", [*OVERRIDES, f"autoencoder.weights={weights}"])
+    with pytest.raises(UsageError, match="not a readable safetensors file"):
+        make_latents(bad, str(folder / "pairs"), str(tmp_path / "out"))
