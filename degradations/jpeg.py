@@ -18,8 +18,8 @@ def jpeg_bytes(image: NDArray[np.uint8], quality: int) -> bytes:
     )
 
 
-def jpeg(image: NDArray, quality: int) -> NDArray[np.float32]:
-    """Compresses and decompresses `image` (H, W, 3) in gray levels; rounds and clips to 0..255 first."""
+def jpeg(image: NDArray, quality: int) -> NDArray[np.uint8]:
+    """Compresses and decompresses `image` (H, W, 3), uint8 or float32 gray levels (rounded and clipped first)."""
     encoded = jpeg_bytes(to_uint8(image), quality)
     # fastupsample repeats each chroma sample, as the method does, where libjpeg's default interpolates
-    return simplejpeg.decode_jpeg(encoded, colorspace="RGB", fastdct=False, fastupsample=True).astype(np.float32)
+    return simplejpeg.decode_jpeg(encoded, colorspace="RGB", fastdct=False, fastupsample=True)

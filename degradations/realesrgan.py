@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from degradations.degradation import DegradationSection
+from degradations.draws import happens, integer, odd, one_of, pick, uniform
 from degradations.resize import RESIZE_MODES
 from degradations.sections import (
     NonNegativeRange,
@@ -95,38 +96,37 @@ class RealESRGANSection(DegradationSection):
         first, second = self.first, self.second
         steps: list[Step] = [
             Blur(kernel=draw_kernel(rng, first.blur)),
-            Rescale(factor=_resize_factor(rng, first), mode=_mode(rng)),
+            Rescale(factor=_resize_factor(rng, first), mode=one_of(rng, RESIZE_MODES)),
             _noise(rng, first),
             _jpeg(rng, first),
         ]
-        if rng.random() < self.second_order_prob:
-            if rng.random() < self.second_blur_prob:
+        if happens(rng, self.second_order_prob):
+            if happens(rng, self.second_blur_prob):
                 steps.append(Blur(kernel=draw_kernel(rng, second.blur)))
             factor = _resize_factor(rng, second)
             between = (max(1, int(height / scale * factor)), max(1, int(width / scale * factor)))
-            steps += [Resize(height=between[0], width=between[1], mode=_mode(rng)), _noise(rng, second)]
-        finish: list[Step] = [Resize(height=lq_height, width=lq_width, mode=_mode(rng))]
-        if rng.random() < self.final_sinc_prob:
-            size = _odd_size(rng, second.blur.size_range)
-            finish.append(Blur(kernel=SincKernel(size=size, cutoff=rng.uniform(math.pi / 3, math.pi))))
+            steps += [Resize(height=between[0], width=between[1], mode=one_of(rng, RESIZE_MODES)), _noise(rng, second)]
+        finish: list[Step] = [Resize(height=lq_height, width=lq_width, mode=one_of(rng, RESIZE_MODES))]
+        if happens(rng, self.final_sinc_prob):
+            size = odd(rng, second.blur.size_range)
+            finish.append(Blur(kernel=SincKernel(size=size, cutoff=uniform(rng, (math.pi / 3, math.pi)))))
         compress: list[Step] = [_jpeg(rng, second)]
-        steps += finish + compress if rng.random() < 0.5 else compress + finish
+        steps += finish + compress if happens(rng, 0.5) else compress + finish
         return tuple(steps)
 
 
 def draw_kernel(rng: np.random.Generator, section: BlurSection) -> AnyKernel:
     """A kernel from the ranges of `section`."""
-    size = _odd_size(rng, section.size_range)
-    if rng.random() < section.sinc_prob:
+    size = odd(rng, section.size_range)
+    if happens(rng, section.sinc_prob):
         lowest = math.pi / 3 if size < 13 else math.pi / 5
-        return SincKernel(size=size, cutoff=rng.uniform(lowest, math.pi))
-    kinds = list(section.kind_prob)
-    kind = kinds[_choice(rng, list(section.kind_prob.values()))]
-    sigma_x = sigma_y = rng.uniform(*section.sigma_range)
+        return SincKernel(size=size, cutoff=uniform(rng, (lowest, math.pi)))
+    kind = pick(rng, section.kind_prob)
+    sigma_x = sigma_y = uniform(rng, section.sigma_range)
     theta = 0.0
     if kind.endswith("aniso"):
-        sigma_y = rng.uniform(*section.sigma_range)
-        theta = rng.uniform(-math.pi, math.pi)
+        sigma_y = uniform(rng, section.sigma_range)
+        theta = uniform(rng, (-math.pi, math.pi))
     if kind.startswith("generalized"):
         beta = _beta(rng, section.generalized_beta_range)
         return GeneralizedGaussianKernel(size=size, sigma_x=sigma_x, sigma_y=sigma_y, theta=theta, beta=beta)
@@ -136,51 +136,31 @@ def draw_kernel(rng: np.random.Generator, section: BlurSection) -> AnyKernel:
     return GaussianKernel(size=size, sigma_x=sigma_x, sigma_y=sigma_y, theta=theta)
 
 
-def _odd_size(rng: np.random.Generator, size_range: tuple[int, int]) -> int:
-    return size_range[0] + 2 * int(rng.integers((size_range[1] - size_range[0]) // 2 + 1))
-
-
 def _beta(rng: np.random.Generator, beta_range: tuple[float, float]) -> float:
     """Half of the draws between the lower end and 1, half between 1 and the upper end (each end may lie past 1)."""
-    end = beta_range[0] if rng.random() < 0.5 else beta_range[1]
-    return rng.uniform(min(end, 1.0), max(end, 1.0))
-
-
-def _choice(rng: np.random.Generator, probabilities: list[float]) -> int:
-    """An index drawn with `probabilities`; much quicker than Generator.choice for a handful of options."""
-    position = rng.random() * sum(probabilities)
-    for index, probability in enumerate(probabilities):
-        position -= probability
-        if position < 0:
-            return index
-    return max(i for i, p in enumerate(probabilities) if p > 0)  # rounding left a crumb
+    return uniform(rng, (beta_range[0], 1.0) if happens(rng, 0.5) else (1.0, beta_range[1]))
 
 
 def _resize_factor(rng: np.random.Generator, stage: StageSection) -> float:
-    direction = list(stage.resize_prob)[_choice(rng, list(stage.resize_prob.values()))]
+    direction = pick(rng, stage.resize_prob)
     low, high = stage.resize_range
     if direction == "up":
-        return rng.uniform(1.0, max(1.0, high))
+        return uniform(rng, (1.0, max(1.0, high)))
     if direction == "down":
-        return rng.uniform(min(1.0, low), 1.0)
+        return uniform(rng, (min(1.0, low), 1.0))
     return 1.0
 
 
-def _mode(rng: np.random.Generator) -> Any:
-    return RESIZE_MODES[int(rng.integers(len(RESIZE_MODES)))]
-
-
 def _noise(rng: np.random.Generator, stage: StageSection) -> Step:
-    gaussian = rng.random() < stage.gaussian_noise_prob
-    gray = bool(rng.random() < stage.gray_noise_prob)
+    gaussian = happens(rng, stage.gaussian_noise_prob)
+    gray = happens(rng, stage.gray_noise_prob)
     if gaussian:
-        return GaussianNoise(sigma=rng.uniform(*stage.gaussian_sigma_range), gray=gray, seed=draw_seed(rng))
-    return PoissonNoise(scale=rng.uniform(*stage.poisson_scale_range), gray=gray, seed=draw_seed(rng))
+        return GaussianNoise(sigma=uniform(rng, stage.gaussian_sigma_range), gray=gray, seed=draw_seed(rng))
+    return PoissonNoise(scale=uniform(rng, stage.poisson_scale_range), gray=gray, seed=draw_seed(rng))
 
 
 def _jpeg(rng: np.random.Generator, stage: StageSection) -> Jpeg:
-    low, high = stage.jpeg_quality_range
-    return Jpeg(quality=int(rng.integers(low, high + 1)))
+    return Jpeg(quality=integer(rng, stage.jpeg_quality_range))
 
 
 _KIND_PROB = {

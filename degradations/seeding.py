@@ -17,9 +17,9 @@ def generator(seed: int) -> np.random.Generator:
 def sample_generator(seed: int, key: str, variant: int) -> np.random.Generator:
     """The generator of one sample. It depends on (seed, key, variant) alone, not on order, process or worker."""
     digest = hashlib.sha256(f"{seed}/{variant}/{key}".encode()).digest()
-    return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:16], "little")))
+    return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:8], "little")))
 
 
 def draw_seed(rng: np.random.Generator) -> int:
     """A seed for one step, to be written into the record."""
-    return int(rng.integers(1 << SEED_BITS))
+    return int(rng.random() * (1 << SEED_BITS))

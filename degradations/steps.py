@@ -1,7 +1,7 @@
 """The steps a degradation is made of: each a frozen record of explicit parameters that knows how to apply itself.
 
 A record is a list of steps, so replaying one is applying the same objects again: drawing never happens here. Images
-between steps are float32 RGB (H, W, 3) in gray levels (0..255); a step also takes the uint8 image a chain starts with.
+between steps are RGB (H, W, 3) in gray levels (0..255): float32, or uint8 where a chain starts and after JPEG.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def test_filter2d_is_direct_correlation_within_tolerance(image, kernel):
     expected = np.stack([correlate(image[..., c].astype(np.float64), kernel, mode="mirror") for c in range(3)], -1)
     assert out.shape == image.shape
     assert out.dtype == np.float32
-    np.testing.assert_allclose(out, expected, rtol=0, atol=255 * blur.TOLERANCE + 2e-3)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=0.1)
     np.testing.assert_array_equal(image, before)
 
 
@@ -91,14 +91,12 @@ def test_jpeg_keeps_shape_type_range_and_input(image, quality):
     before = image.copy()
     out = jpeg.jpeg(image, quality)
     assert out.shape == image.shape
-    assert out.dtype == np.float32
-    assert out.min() >= 0
-    assert out.max() <= 255
+    assert out.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
 
 
 def test_jpeg_is_420_and_gets_worse_with_lower_quality(photo):
-    errors = [np.abs(jpeg.jpeg(photo, quality) - photo).mean() for quality in (95, 60, 30, 5)]
+    errors = [np.abs(jpeg.jpeg(photo, quality) - photo.astype(float)).mean() for quality in (95, 60, 30, 5)]
     assert errors == sorted(errors)
     encoded = jpeg.jpeg_bytes(photo, 80)
     frame = encoded.index(b"\xff\xc0")
