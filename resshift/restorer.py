@@ -35,6 +35,9 @@ from resshift.weights import (
 MODEL_JSON = "model.json"
 DENOISER_WEIGHTS = "denoiser.safetensors"
 
+MIN_LATENT = 8
+"""Smaller images are completed to this many latents per side, or the networks would have nothing but edges to see."""
+
 
 class Restorer:
     """Restores images of any size; large ones tile by tile.
@@ -99,8 +102,13 @@ class Restorer:
 
     @property
     def _unit(self) -> int:
-        """LQ sizes are completed to a multiple of this many pixels, so that f divides the size of the result."""
+        """LQ lengths are completed to a multiple of this many pixels, so that f divides those of the result."""
         return self._downscale // math.gcd(self._downscale, self.scale)
+
+    def _padded(self, length: int) -> int:
+        """The LQ length that the networks see for an image of this LQ length."""
+        unit_latents = self._unit * self.scale // self._downscale
+        return max(round_up(length, self._unit), -(-MIN_LATENT // unit_latents) * self._unit)
 
     def to(self, device: torch.device | str) -> Restorer:
         """Move the networks; returns itself."""
@@ -115,7 +123,7 @@ class Restorer:
         Drawing per image and stacking along B makes a batch independent of its composition.
         """
         batch, _, height, width = lq_shape
-        latent = (round_up(size, self._unit) * self.scale // self._downscale for size in (height, width))
+        latent = (self._padded(size) * self.scale // self._downscale for size in (height, width))
         shape = (self.schedule.num_steps + 1, batch, self.denoiser.config.in_channels, *latent)
         return torch.randn(shape, generator=generator, device=generator.device)
 
@@ -139,7 +147,7 @@ class Restorer:
         height, width = lq.shape[2:]
         lq = lq.to(self.device, torch.float32)
         known = lq
-        padded = round_up(height, self._unit), round_up(width, self._unit)
+        padded = self._padded(height), self._padded(width)
         conditions: dict[str, Tensor | None] = {}
         if mask is not None:
             mask = torch.where(mask.to(self.device) > 0, 1.0, -1.0)
@@ -174,9 +182,9 @@ class Restorer:
         height, width = lq.shape[2:]
         lq_unit, latent_unit = self._unit, self._unit * self.scale // self._downscale
         pixel_unit = lq_unit * self.scale
-        tile = max(1, self.tile_size // pixel_unit)
+        tile = max(-(-MIN_LATENT // latent_unit), self.tile_size // pixel_unit)
         overlap = min(-(-self.tile_overlap // pixel_unit), tile // 2)
-        rows_total, columns_total = -(-height // lq_unit), -(-width // lq_unit)
+        rows_total, columns_total = self._padded(height) // lq_unit, self._padded(width) // lq_unit
         if max(rows_total, columns_total) <= tile:
             return self.restore_batch(lq, noise, mask)
 

@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resshift.normalization import GroupNorm
 from resshift.padding import round_up
-
-NORM_GROUPS = 32
-"""Groups of every GroupNorm; all channel counts are multiples of it."""
 
 MASKED = -100.0
 """Added to the logits of pairs that must not see each other; finite, as in the method, so that no row is all -inf."""
@@ -139,9 +137,9 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.window = window
         self.shift = shift
-        self.norm1 = nn.GroupNorm(NORM_GROUPS, dim)
+        self.norm1 = GroupNorm(dim)
         self.attn = WindowAttention(dim, window, num_heads, dropout)
-        self.norm2 = nn.GroupNorm(NORM_GROUPS, dim)
+        self.norm2 = GroupNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,7 +168,7 @@ class _Projection(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, normalised: bool) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, out_channels, kernel_size=1)
-        self.norm = nn.GroupNorm(NORM_GROUPS, out_channels) if normalised else nn.Identity()
+        self.norm = GroupNorm(out_channels) if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x))

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resshift.normalization import GroupNorm
 from resshift.padding import pad_bottom_right, round_up
 from resshift.state_dict import load_strictly
-from resshift.swin_attention import NORM_GROUPS, SwinLayer
+from resshift.swin_attention import SwinLayer
 from resshift.swin_unet_config import SwinUNetConfig
 
 DERIVED_BUFFERS = ("relative_position_index", "attn_mask")
@@ -38,16 +39,14 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(NORM_GROUPS, in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_dim, (2 if scale_shift else 1) * out_channels))
         last_conv = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         # A residual branch that starts at zero: the untrained block adds nothing.
         for parameter in last_conv.parameters():
             nn.init.zeros_(parameter)
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(NORM_GROUPS, out_channels), nn.SiLU(), nn.Dropout(dropout), last_conv
-        )
+        self.out_layers = nn.Sequential(GroupNorm(out_channels), nn.SiLU(), nn.Dropout(dropout), last_conv)
         same = in_channels == out_channels
         self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -180,9 +179,7 @@ class SwinUNet(nn.Module):
                     resolution *= 2
                 self.output_blocks.append(stage)
 
-        self.out = nn.Sequential(
-            nn.GroupNorm(NORM_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
-        )
+        self.out = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1))
 
     @classmethod
     def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> SwinUNet:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from resshift.swin_attention import NORM_GROUPS
+from resshift.normalization import NORM_GROUPS
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_GROUPS = 32
+from resshift.normalization import GroupNorm
 
 
-def norm(channels: int) -> nn.GroupNorm:
+def norm(channels: int) -> GroupNorm:
     """The normalisation of every block."""
-    return nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+    return GroupNorm(channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):

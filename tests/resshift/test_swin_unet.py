@@ -82,10 +82,10 @@ def test_unsupported_official_parameters_are_named():
 @pytest.mark.parametrize("factor", [1, 4])
 def test_any_size(size, factor):
     unet = active(dataclasses.replace(TINY, lq_size=16 * factor, cond_mask=factor == 4))
-    x = torch.randn(2, 3, *size)
-    lq = torch.randn(2, 3, size[0] * factor, size[1] * factor)
+    x = torch.randn(1, 3, *size)
+    lq = torch.randn(1, 3, size[0] * factor, size[1] * factor)
     with torch.no_grad():
-        out = unet(x, torch.tensor([0, 3]), lq, lq[:, :1] if factor == 4 else None)
+        out = unet(x, torch.tensor([3]), lq, lq[:, :1] if factor == 4 else None)
     assert out.shape == x.shape
     assert out.isfinite().all()
 

@@ -1,0 +1,23 @@
+"""The group normalisation of all networks here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+NORM_GROUPS = 32
+"""Groups of every normalisation; all channel counts are multiples of it."""
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` with 32 groups that also takes groups of a single value, as a 1x1 image can have.
+
+    torch refuses those as a likely mistake; they are normalised to 0, which is what the definition says.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(NORM_GROUPS, channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)"""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

@@ -1,0 +1,195 @@
+import dataclasses
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from resshift import VQGAN, EtaSchedule, Restorer, SwinUNet, SwinUNetConfig, VQGANConfig
+from resshift.pyfunc import _load_pyfunc
+from resshift.tiling import spans
+
+UNET = SwinUNetConfig(
+    image_size=16,
+    model_channels=32,
+    channel_mult=(1, 1),
+    num_res_blocks=1,
+    attention_resolutions=(16,),
+    swin_depth=1,
+    swin_embed_dim=32,
+    mlp_ratio=1.0,
+    lq_size=16,
+)
+F4 = VQGANConfig(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, n_embed=16)
+
+
+def restorer(scale=4, latent=True, seed=0, **changes):
+    torch.manual_seed(seed)
+    options = {k: changes.pop(k) for k in ("tile_size", "tile_overlap") if k in changes}
+    denoiser = SwinUNet(dataclasses.replace(UNET, **changes))
+    autoencoder = VQGAN(F4, latent_scale=2.0) if latent else None
+    return Restorer(denoiser, autoencoder, EtaSchedule.exponential(num_steps=2), scale, **options)
+
+
+def photo(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (16, 16), (19, 33)])
+@pytest.mark.parametrize(
+    ("scale", "latent", "lq_size"),
+    [(4, True, 16), (2, True, 32), (1, True, 64), (4, False, 16), (1, False, 16), (3, True, 16)],
+)
+def test_any_size_scale_and_space(size, scale, latent, lq_size):
+    restored = restorer(scale, latent, lq_size=lq_size)(photo(*size))
+    assert restored.shape == (size[0] * scale, size[1] * scale, 3)
+    assert restored.dtype == np.uint8
+
+
+def test_same_seed_same_image():
+    model, image = restorer(), photo(8, 8)
+    assert np.array_equal(model(image, seed=3), model(image, seed=3))
+    assert not np.array_equal(model(image, seed=3), model(image, seed=4))
+
+
+def test_noise_per_image_makes_a_batch_independent_of_its_composition():
+    model = restorer()
+    lq = torch.rand(3, 3, 9, 8) * 2 - 1
+    noises = [model.draw_noise(lq[:1].shape, torch.Generator().manual_seed(i)) for i in range(3)]
+    together = model.restore_batch(lq, torch.cat(noises, dim=1))
+    alone = torch.cat([model.restore_batch(lq[i : i + 1], noises[i]) for i in range(3)])
+    assert together.abs().max() <= 1
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+class Pointwise(SwinUNet):
+    """A denoiser that looks at one pixel at a time, so that tiling must not be visible at all."""
+
+    def forward(self, x, t, lq, mask=None):
+        return 0.3 * x + 0.5 * lq + 0.02 * t.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (33, 70), (16, 90)])
+def test_tiles_of_a_local_model_join_without_a_seam(size):
+    schedule = EtaSchedule.exponential()
+    image = photo(*size)
+    tiled = Restorer(Pointwise(UNET), None, schedule, 1, tile_size=24, tile_overlap=8)
+    whole = Restorer(Pointwise(UNET), None, schedule, 1, tile_size=4096)
+    assert np.abs(tiled(image).astype(int) - whole(image)).max() <= 1
+
+
+def test_tiles_of_a_real_model_stay_close_to_the_whole():
+    """Not equal: normalisation and windows differ. Another seed shows how far apart images can be."""
+    image = photo(20, 13)
+    tiled, whole = (restorer(latent=False, tile_size=size, tile_overlap=16)(image) for size in (48, 4096))
+    other_seed = restorer(latent=False)(image, seed=1)
+    assert tiled.shape == whole.shape == (80, 52, 3)
+    difference, far = (np.abs(x.astype(float) - whole).mean() for x in (tiled, other_seed))
+    assert difference < 0.5 * far
+
+
+def test_spans_cover_an_axis_with_the_overlap_asked_for():
+    for length in range(1, 60):
+        covered = spans(length, 10, 4)
+        assert covered[0].start == 0
+        assert covered[-1].start + covered[-1].length == length
+        for a, b in pairwise(covered):
+            assert a.start + a.length - b.start >= 4
+
+
+@pytest.mark.parametrize("latent", [True, False])
+@pytest.mark.parametrize("tile_size", [24, 4096])
+def test_inpainting_leaves_known_pixels_alone_and_never_sees_the_unknown(latent, tile_size):
+    model = restorer(1, latent, lq_size=64 if latent else 16, cond_mask=True, tile_size=tile_size, tile_overlap=8)
+    image = photo(30, 41)
+    mask = np.zeros((30, 41), np.uint8)
+    mask[5:20, 10:30] = 255
+    restored = model(image, mask=mask)
+    assert np.array_equal(restored[mask == 0], image[mask == 0])
+    assert not np.array_equal(restored[mask == 255], image[mask == 255])
+    blanked = np.where(mask[..., None] > 0, np.uint8(0), image)
+    assert np.array_equal(model(blanked, mask=mask), restored)
+
+
+@pytest.mark.parametrize("latent", [True, False])
+def test_save_and_load(latent, tmp_path):
+    model = restorer(latent=latent, tile_size=64, tile_overlap=16)
+    model.task = "face"
+    model.save(tmp_path / "model")
+    loaded = Restorer.load(tmp_path / "model")
+    image = photo(20, 20)
+    assert np.array_equal(loaded(image, seed=1), model(image, seed=1))
+    assert (loaded.task, loaded.scale, loaded.tile_size) == ("face", 4, 64)
+    assert torch.equal(loaded.schedule.sqrt_eta, model.schedule.sqrt_eta)
+    assert (tmp_path / "model" / "autoencoder.json").exists() == latent
+
+
+def test_a_damaged_bundle_is_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.json' cannot be read"):
+        Restorer.load(tmp_path)
+    restorer(latent=False).save(tmp_path)
+    path = tmp_path / "model.json"
+    content = json.loads(path.read_text())
+    for change, named in (
+        ({"denoiser": content["denoiser"] | {"swin_depth": 2}}, "missing: .*blocks.1"),
+        ({"denoiser": content["denoiser"] | {"image_size": 15}}, "image_size is 15"),
+        ({"schedule": {"kappa": 2.0, "sqrt_eta": [0.5, 0.2]}}, "strictly increasing"),
+        ({"latent_space": True}, r"autoencoder\.json"),
+        ({"scale": 0}, "scale is 0"),
+    ):
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=named):
+            Restorer.load(tmp_path)
+    path.write_text(json.dumps({"scale": 4}))
+    with pytest.raises(ValueError, match="lacks"):
+        Restorer.load(tmp_path)
+
+
+def test_parts_that_do_not_fit_are_named():
+    schedule = EtaSchedule.exponential()
+    eight = SwinUNet(dataclasses.replace(UNET, in_channels=8, out_channels=8))
+    for args, named in (
+        ((eight, None, schedule, 4), "in_channels 8"),
+        ((eight, VQGAN(F4), schedule, 4), "in_channels 8"),
+        ((SwinUNet(UNET), None, schedule, 0), "scale is 0"),
+        ((SwinUNet(dataclasses.replace(UNET, cond_mask=True)), None, schedule, 4), "needs scale 1"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            Restorer(*args)
+    with pytest.raises(ValueError, match="tile_overlap"):
+        restorer(tile_size=64, tile_overlap=40)
+
+
+def test_bad_inputs_are_named():
+    model = restorer()
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        model(photo(8, 8)[..., 0])
+    with pytest.raises(ValueError, match="mask was given"):
+        model(photo(8, 8), mask=np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match="lq has shape"):
+        model.restore_batch(torch.zeros(1, 1, 8, 8), torch.Generator())
+    with pytest.raises(ValueError, match="noise has shape"):
+        model.restore_batch(torch.zeros(1, 3, 8, 8), torch.zeros(3, 1, 3, 4, 4))
+    inpainter = restorer(1, lq_size=64, cond_mask=True)
+    with pytest.raises(ValueError, match="mask is missing"):
+        inpainter(photo(8, 8))
+    with pytest.raises(ValueError, match="mask has shape"):
+        inpainter(photo(8, 8), mask=np.zeros((8, 9), np.uint8))
+
+
+def test_pyfunc(tmp_path):
+    model = restorer(latent=False)
+    model.save(tmp_path / "sr")
+    loaded = _load_pyfunc(str(tmp_path / "sr"))
+    images = np.stack([photo(6, 5, seed) for seed in range(2)])
+    restored = loaded.predict(images, params={"seed": 7})
+    assert np.array_equal(restored, np.stack([model(image, seed=7) for image in images]))
+    for wrong in (images.astype(np.float32), images[0], images[:0], images[..., :1]):
+        with pytest.raises(ValueError, match="model_input is"):
+            loaded.predict(wrong)
+
+    restorer(1, latent=False, cond_mask=True).save(tmp_path / "inpaint")
+    inpainter = _load_pyfunc(str(tmp_path / "inpaint"))
+    mask = np.full((2, 6, 5, 1), 0, np.uint8)
+    assert np.array_equal(inpainter.predict(np.concatenate([images, mask], axis=3)), images)
