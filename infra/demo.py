@@ -28,7 +28,9 @@ TEST_PAIRS = 24
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SHIPPED_TRAINING = "astronaut rocket camera brick grass gravel moon retina immunohistochemistry hubble_deep_field"
 SHIPPED_HELD_OUT = "chelsea coffee"
-EXIT_REFUSED = 3
+SHOWN_METRICS = {"psnr_y": "PSNR-Y (dB) ↑", "ssim_y": "SSIM-Y ↑", "lpips_alex": "LPIPS-alex ↓"}
+EXIT_REFUSED = 3  # promote.py: a gate refused; the demo says so and goes on
+VENV_BIN = Path(os.path.relpath(Path(sys.executable).parent))
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -47,7 +49,6 @@ def main() -> None:
 
 def demo(source: str | None, out: Path) -> None:
     """Run the chain below `out`. Raises UsageError for a source without enough photos, JobError if a command fails."""
-    started = time.monotonic()
     training, held_out = split_photos(source, out / "photos")
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out}/mlflow.db")
     paths = {name: str(out / name) for name in ("pairs", "test_pairs", "autoencoder", "latents", "train", "evaluation")}
@@ -83,7 +84,7 @@ def demo(source: str | None, out: Path) -> None:
                              "--out", str(out / "restored"), "--overwrite"]),
     ]  # fmt: skip
     seconds += [(title, run_step(title, command)) for title, command in steps]
-    _closing(out, str(version), seconds, time.monotonic() - started)
+    _closing(out, str(version), seconds)
 
 
 def run_step(title: str, command: list[str]) -> float:
@@ -155,14 +156,44 @@ def _lq_example(out: Path) -> Path:
     return target
 
 
-def _closing(out: Path, version: str, seconds: list[tuple[str, float]], total: float) -> None:
-    """What was reached, and where to look."""
+def _closing(out: Path, version: str, seconds: list[tuple[str, float]]) -> None:
+    """What was reached, as it is, and where to look."""
     summary: dict[str, Any] = json.loads((out / "evaluation" / "summary.json").read_text())
-    console.print(summary)
-    table = Table(title="seconds")
-    for title, duration in seconds:
-        table.add_row(title, f"{duration:.0f}")
-    console.print(table, version, total)
+    table = Table(title=f"{len(summary['ranking'])} crops of held-out photos", title_justify="left")
+    table.add_column("")
+    for name in SHOWN_METRICS:
+        table.add_column(SHOWN_METRICS[name], justify="right")
+    for method, label in (("bicubic", "LQ enlarged bicubically"), ("model", f"{RECIPE} version {version}")):
+        table.add_row(label, *(f"{summary['metrics'][name]['methods'][method]['mean']:.4f}" for name in SHOWN_METRICS))
+    console.print()
+    console.print(table)
+    console.print(f"The model learned for minutes from {TRAINING_PAIRS} small crops; the figures are what they are.\n")
+    promoted = _champion()
+    if promoted == version:
+        standing = f"models:/{RECIPE}@champion is version {promoted}"
+    else:
+        standing = f"version {version} was not promoted (gates above); champion: {promoted or 'none'}"
+    rows = {
+        "report": out / "evaluation" / "report.html",
+        "restored": out / "restored",
+        "training pairs": out / "pairs" / "preview.png",
+        "registered": f"{RECIPE} version {version}",
+        "promotion": standing,
+        "MLflow": f"{VENV_BIN / 'mlflow'} ui --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}",
+        "time": ", ".join(f"{title} {duration:.0f} s" for title, duration in seconds),
+    }
+    for label, value in rows.items():
+        console.print(f"[bold]{label:<15}[/bold] {value}")
+
+
+def _champion() -> str | None:
+    from infra.models import version_of  # MLflow takes seconds to import; the steps above do without it
+
+    try:
+        found = version_of(f"models:/{RECIPE}@champion")
+    except UsageError:
+        return None
+    return found[1] if found else None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A bundle is what `resshift.Restorer.save` writes: safetensors and their configur
 through the module `resshift.pyfunc`, so a machine needs only the package, not this repository.
 """
 
+import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -20,25 +21,29 @@ from infra import storage
 from infra.errors import UsageError
 from infra.tracking import connect, tracking_errors, tracking_uri
 
-DATA_FOLDER = "bundle"
+EXAMPLE_SIDE = 16  # pixels; small, because MLflow tries the example when a model is logged
 
 
 def register(bundle: Path, name: str, *, run_id: str, tags: Mapping[str, str] | None = None) -> str:
     """Log a bundle folder to a run as a pyfunc model and register it. Returns the new version number, as text.
 
-    The pyfunc takes uint8 RGB images (B, h, w, 3) and returns uint8 RGB images (B, h*scale, w*scale, 3).
+    The pyfunc takes uint8 RGB images (B, h, w, 3), with the mask as a fourth channel if the model inpaints, and returns
+    uint8 RGB images (B, h*scale, w*scale, 3).
     """
     import mlflow
 
     logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
     connect()
-    image = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
+    channels = 4 if json.loads((bundle / "model.json").read_text())["denoiser"]["cond_mask"] else 3
+    example = np.linspace(0, 255, EXAMPLE_SIDE**2 * channels).reshape(1, EXAMPLE_SIDE, EXAMPLE_SIDE, channels)
+    signature = ModelSignature(inputs=_images(channels), outputs=_images(3))
     with tracking_errors(), mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None):
         info = mlflow.pyfunc.log_model(
             name="model",
             loader_module="resshift.pyfunc",
             data_path=str(bundle),
-            signature=ModelSignature(inputs=Schema([image]), outputs=Schema([image])),
+            signature=signature,
+            input_example=example.astype(np.uint8),
             pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy", "safetensors")]
             + [f"resshift-foundry=={version('resshift-foundry')}"],
         )
@@ -79,6 +84,10 @@ def version_of(uri: str) -> tuple[str, str] | None:
         return name, str(MlflowClient().get_model_version(name, number).version)
     except MlflowException as error:
         raise UsageError(f"model '{uri}': {_one_line(error)}; {_known(name)}") from error
+
+
+def _images(channels: int) -> Schema:
+    return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))])
 
 
 def _fetch_from_mlflow(uri: str) -> Path:
