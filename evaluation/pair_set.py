@@ -1,0 +1,170 @@
+"""The test set: HQ/LQ pairs from a dataset of shards, or from a folder with the subfolders hq/ and lq/ (and mask/).
+
+What cannot be read becomes a BrokenPair with its reason: it is counted, never left out.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.image_files import decode_mask, decode_rgb, is_image_name
+from infra import storage
+from infra.errors import UsageError
+from infra.recipe import digest
+from pipelines.dataset import Dataset, open_dataset
+from pipelines.shard import CommitRecord, decode_png, read_shard
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One test image: hq uint8 (H, W, 3), lq uint8 (h, w, 3), mask bool (H, W) (true: pixel is missing) or None."""
+
+    key: str
+    group: str
+    """Pairs of one group stem from one photo and are not independent."""
+    hq: np.ndarray
+    lq: np.ndarray
+    mask: np.ndarray | None
+    record: dict[str, Any]
+    """How the LQ image was made; empty if nobody wrote it down."""
+
+
+@dataclass(frozen=True)
+class BrokenPair:
+    """A test image that cannot be used, and why in one line."""
+
+    key: str
+    error: str
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """A pair of image files; a URL is None where the file is missing."""
+
+    key: str
+    hq: str | None
+    lq: str | None
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class PairShard:
+    """A unit of work. `source` is the committed shard of a dataset, or a list of file pairs."""
+
+    name: str
+    num_pairs: int
+    source: CommitRecord | tuple[FilePair, ...]
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A test set: its shards in order, and the digest that names exactly these images."""
+
+    url: str
+    digest: str
+    shards: tuple[PairShard, ...]
+
+    @property
+    def num_pairs(self) -> int:
+        return sum(shard.num_pairs for shard in self.shards)
+
+
+def open_pairs(url: str, max_images: int | None = None, images_per_shard: int = 16) -> PairSet:
+    """Open the test set at `url`, cut to the first `max_images` pairs in key order.
+
+    Raises UsageError if there is neither a finished dataset nor a folder pair, or if it holds no pair.
+    """
+    if storage.exists(storage.join(url, "dataset.json")):
+        pairs = _from_dataset(open_dataset(url), max_images)
+    else:
+        pairs = _from_folders(url, max_images, images_per_shard)
+    if pairs.num_pairs == 0:
+        raise UsageError(f"data '{url}': the test set is empty; give a dataset or folder pair that holds images")
+    return pairs
+
+
+def read_pairs(pairs: PairSet, shard: PairShard) -> Iterator[Pair | BrokenPair]:
+    """The pairs of one shard in key order, one at a time."""
+    if isinstance(shard.source, tuple):
+        yield from map(_read_files, shard.source)
+        return
+    for number, members in enumerate(read_shard(pairs.url, shard.source)):
+        if number == shard.num_pairs:
+            return
+        yield _decode_sample(members)
+
+
+def _from_dataset(dataset: Dataset, max_images: int | None) -> PairSet:
+    left = dataset.num_samples if max_images is None else max_images
+    shards = []
+    for record in dataset.shards:
+        if (take := min(left, record.num_samples)) > 0:
+            shards.append(PairShard(f"{record.shard:06d}", take, record))
+            left -= take
+    return PairSet(dataset.url, digest([dataset.digest, sum(shard.num_pairs for shard in shards)]), tuple(shards))
+
+
+def _decode_sample(members: dict[str, Any]) -> Pair | BrokenPair:
+    key = str(members["__key__"])
+    try:
+        record = json.loads(members["json"])
+        hq, lq = decode_png(members["hq.png"]), decode_png(members["lq.png"])
+        mask = decode_png(members["mask.png"]) > 0 if "mask.png" in members else None
+    except KeyError as error:
+        return BrokenPair(key, f"the sample has no field {error}")
+    except ValueError as error:
+        return BrokenPair(key, f"the sample is damaged: {error}")
+    return Pair(key, str(record.get("source", key)), hq, lq, mask, record)
+
+
+def _from_folders(url: str, max_images: int | None, images_per_shard: int) -> PairSet:
+    hq, lq, mask = (_files_by_key(storage.join(url, name)) for name in ("hq", "lq", "mask"))
+    if not hq and not lq:
+        raise UsageError(
+            f"data '{url}': neither a dataset (dataset.json) nor a folder pair; give the --out of make_pairs.py, or a "
+            "folder with the subfolders hq/ and lq/ holding images of the same names"
+        )
+    keys = sorted(set(hq) | set(lq))[:max_images]
+    files = [FilePair(key, hq.get(key), lq.get(key), mask.get(key)) for key in keys]
+    chunks = [tuple(files[start : start + images_per_shard]) for start in range(0, len(files), images_per_shard)]
+    shards = tuple(PairShard(f"{number:06d}", len(chunk), chunk) for number, chunk in enumerate(chunks))
+    content = [[pair.key, *map(_sha256, (pair.hq, pair.lq, pair.mask))] for pair in files]
+    return PairSet(url, digest(content), shards)
+
+
+def _files_by_key(folder: str) -> dict[str, str]:
+    """Image files below a folder by their relative path without suffix. Raises UsageError for two of one key."""
+    found: dict[str, str] = {}
+    for entry in storage.list_files(folder):
+        if is_image_name(entry.name):
+            key = entry.name.rpartition(".")[0]
+            if key in found:
+                raise UsageError(f"data '{folder}': two files are called '{key}'; keep one of them")
+            found[key] = entry.url
+    return found
+
+
+def _sha256(url: str | None) -> str | None:
+    return None if url is None else hashlib.sha256(storage.read_bytes(url)).hexdigest()
+
+
+def _read_files(files: FilePair) -> Pair | BrokenPair:
+    if files.hq is None or files.lq is None:
+        return BrokenPair(files.key, f"there is no {'HQ' if files.hq is None else 'LQ'} image of this name")
+    try:
+        hq, lq = (_decoded(decode_rgb, url) for url in (files.hq, files.lq))
+        mask = None if files.mask is None else _decoded(decode_mask, files.mask)
+    except ValueError as error:
+        return BrokenPair(files.key, str(error))
+    return Pair(files.key, files.key, hq, lq, mask, {})
+
+
+def _decoded(decode: Callable[[bytes], np.ndarray], url: str) -> np.ndarray:
+    try:
+        return decode(storage.read_bytes(url))
+    except ValueError as error:
+        raise ValueError(f"{url} {error}") from error

@@ -1,0 +1,42 @@
+"""The frozen protocol: everything two evaluations must share before their figures may be compared."""
+
+from typing import Any
+
+from evaluation.config import EvaluationConfig
+from evaluation.metrics import METRICS
+from evaluation.pair_set import PairSet
+from infra.errors import UsageError
+from infra.recipe import Recipe, difference, digest
+
+PROTOCOL_VERSION = 1
+
+
+def build_protocol(recipe: Recipe, config: EvaluationConfig, pairs: PairSet) -> dict[str, Any]:
+    """The protocol of an evaluation as JSON data; neither the model nor the place of the data is part of it."""
+    return {
+        "version": PROTOCOL_VERSION,
+        "task": recipe.task,
+        "scale": recipe.scale,
+        "test_set": {"digest": pairs.digest, "num_images": pairs.num_pairs},
+        "metrics": {name: METRICS[name].version for name in config.metrics},
+        "colour": "8-bit RGB, 0..255, results rounded and clipped, no border cropped",
+        "bicubic": "a = -0.75, pixel centres aligned by area, no antialiasing, clipped to 0..255",
+        "noise": "normal, from a CPU generator seeded with sha256(seed/key)",
+        "seed": config.seed,
+        "tile_size": config.tile_size,
+        "tile_overlap": config.tile_overlap,
+    }
+
+
+def protocol_digest(protocol: dict[str, Any]) -> str:
+    """sha256 that names a protocol."""
+    return digest(protocol)
+
+
+def require_same(first: dict[str, Any], second: dict[str, Any], what: str) -> None:
+    """Raise UsageError, naming the differences, unless two protocols are the same."""
+    if changes := difference(first, second):
+        raise UsageError(
+            f"{what} were measured under different protocols and cannot be compared ({'; '.join(changes[:4])}); "
+            "evaluate both on the same test set with the same settings"
+        )

@@ -1,0 +1,50 @@
+"""Restore images of any size and kind with a registered model or a bundle folder."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from evaluation.restoration import RestoreOptions, plan_jobs, restore
+from infra.cli import DryRunOption, OutOption, run
+from infra.errors import JobError
+
+
+def main(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs or s3:// URLs.")],
+    model: Annotated[
+        str, typer.Option(help="models:/name@champion, models:/name/3, or a bundle folder.", show_default=False)
+    ],
+    out: OutOption,
+    mask: Annotated[
+        str | None, typer.Option(help="Inpainting: image (or folder of them), white where to fill in.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler's noise.")] = 0,
+    tile_size: Annotated[int, typer.Option(min=64, help="Side of a tile in output pixels.")] = 512,
+    tile_overlap: Annotated[int, typer.Option(min=0, help="Overlap of tiles in output pixels.")] = 64,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Restore images into a folder, as PNG. Results that exist are kept unless --overwrite."""
+    if dry_run:
+        for job in plan_jobs(inputs, out, mask)[0]:
+            print(f"{job.source} -> {job.target}")
+        return
+    outcome = restore(model, inputs, out, mask, RestoreOptions(seed, tile_size, tile_overlap, overwrite))
+    for line in outcome.notes:
+        print(f"note: {line}", file=sys.stderr)
+    for line in outcome.failed:
+        print(f"error: {line}", file=sys.stderr)
+    kept = f", {outcome.skipped} skipped because their results exist (--overwrite)" if outcome.skipped else ""
+    print(f"{outcome.restored} restored into {out}{kept}")
+    if outcome.failed:
+        raise JobError(f"{len(outcome.failed)} could not be restored; the reasons stand above")
+
+
+def cli() -> None:
+    """Entry point of the console script."""
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

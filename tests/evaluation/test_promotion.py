@@ -1,0 +1,153 @@
+"""Gates, promotion and rollback against a real MLflow store (SQLite)."""
+
+import subprocess
+import sys
+
+import pytest
+
+from evaluation import promotion as promotion_module
+from evaluation.config import EvaluationConfig, PromotionConfig
+from evaluation.gates import check_gates, passed
+from evaluation.promotion import promote, roll_back
+from evaluation.registry import EVALUATION_TAG, alias_of, champion_of, client, version_tags
+from infra.errors import JobError, UsageError
+from infra.recipe import load_recipe
+from tests.evaluation.logged import CONFIG, NAME, log_version, make_rows, make_summary, new_version
+
+
+def gates_of(rows, **promotion):
+    config = PromotionConfig.model_validate({"min_images": 10, **promotion})
+    return check_gates(config, CONFIG, make_summary(rows, "1"), rows, None)
+
+
+@pytest.mark.parametrize(("gain", "margin", "expected"), [(0.5, 0.0, True), (-0.1, -0.2, True), (-0.5, -0.2, False)])
+def test_gate_compares_the_low_end_with_the_bound(gain, margin, expected):
+    rows = make_rows({"bicubic": 0.0, "model": gain})
+    results = gates_of(rows, gates=[{"metric": "psnr_y", "min_improvement": margin}])
+    assert passed(results) is expected
+
+
+def test_a_better_mean_is_not_enough_when_the_interval_holds_zero():
+    rows = make_rows({"bicubic": 0.0, "model": 0.02})
+    strict = gates_of(rows, gates=[{"metric": "psnr_y"}])[-1]
+    lenient = gates_of(rows, gates=[{"metric": "psnr_y", "min_improvement": -9, "bound": "mean"}])[-1]
+    assert (strict.passed, lenient.passed) == (False, True)
+
+
+def test_few_failed_or_unmeasured_images_refuse():
+    rows = make_rows({"bicubic": 0.0, "model": 1.0}, num_images=12, failed=3)
+    results = {result.gate: result for result in gates_of(rows, gates=[{"metric": "psnr_y"}, {"metric": "lpips_alex"}])}
+    assert not results["test images"].passed
+    assert results["test images"].measured == "9"
+    assert not results["failed images"].passed
+    assert results["LPIPS-alex improvement over bicubic"].measured == "not measured"
+    assert not results["LPIPS-alex improvement over bicubic"].passed
+
+
+def test_unknown_metric_in_a_gate_names_the_valid_ones():
+    recipe = load_recipe("realsr_x4", ["promotion.gates=[{metric: lpips}]"])
+    with pytest.raises(UsageError, match=r"promotion.gates.0.metric: metric 'lpips' is unknown; valid metrics: psnr,"):
+        recipe.section("promotion", PromotionConfig)
+
+
+def test_wrong_evaluation_settings_are_named():
+    recipe = load_recipe("realsr_x4", ["evaluation.tile_overlap=400"])
+    with pytest.raises(UsageError, match="tile_overlap is 400; give at most half"):
+        recipe.section("evaluation", EvaluationConfig)
+
+
+def test_promotion_refusal_and_rollback(recipe, tmp_path, mlflow_store):
+    first = log_version(recipe, tmp_path, gain=0.5)
+    decision = promote(recipe, NAME, first, reason="the first one")
+    assert decision.promoted
+    assert champion_of(NAME) == first
+    assert alias_of(NAME, "previous") is None
+    tags = version_tags(NAME, first)
+    assert tags["promotion.status"] == "promoted"
+    assert tags["promotion.reason"] == "the first one"
+    assert tags["promotion.by"]
+    assert tags["promotion.at"].startswith("20")
+    assert tags["promotion.evaluation_run_id"] == tags[EVALUATION_TAG]
+
+    worse = log_version(recipe, tmp_path, gain=0.2)  # better than bicubic, worse than the champion's own evaluation
+    refused = promote(recipe, NAME, worse)
+    assert not refused.promoted
+    assert champion_of(NAME) == first
+    assert version_tags(NAME, worse)["promotion.status"] == "refused"
+    assert f"champion v{first}" in refused.results[-1].gate
+
+    better = log_version(recipe, tmp_path, gain=1.5, champion=first)
+    assert promote(recipe, NAME, better).promoted
+    assert (champion_of(NAME), alias_of(NAME, "previous")) == (better, first)
+    assert promote(recipe, NAME, better).results == (), "promoting the champion again changes nothing"
+
+    best = log_version(recipe, tmp_path, gain=3.0)
+    assert promote(recipe, NAME, best).promoted
+    assert roll_back(NAME, "it flickers") == (best, better)
+    assert (champion_of(NAME), alias_of(NAME, "previous")) == (better, first)
+    assert version_tags(NAME, best)["rollback.reason"] == "it flickers"
+    assert roll_back(NAME) == (better, first)
+    assert (champion_of(NAME), alias_of(NAME, "previous")) == (first, None)
+    with pytest.raises(UsageError, match="nothing to roll back to"):
+        roll_back(NAME)
+
+
+def test_different_protocols_refuse_to_be_compared(recipe, tmp_path, mlflow_store):
+    promote(recipe, NAME, log_version(recipe, tmp_path, gain=0.5, test_set="a"))
+    other = log_version(recipe, tmp_path, gain=2.0, test_set="b")
+    with pytest.raises(UsageError, match=r"different protocols and cannot be compared \(test_set.digest:"):
+        promote(recipe, NAME, other)
+
+
+def test_dry_run_changes_nothing(recipe, tmp_path, mlflow_store):
+    version = log_version(recipe, tmp_path, gain=1.0)
+    assert promote(recipe, NAME, version, dry_run=True).promoted
+    assert champion_of(NAME) is None
+    assert "promotion.status" not in version_tags(NAME, version)
+
+
+def test_two_promotions_at_once_one_is_told(recipe, tmp_path, mlflow_store, monkeypatch):
+    mine, theirs = (log_version(recipe, tmp_path, gain=1.0) for _ in range(2))
+    check = promotion_module.check_gates
+
+    def check_while_another_promotes(*arguments):
+        client().set_registered_model_alias(NAME, "champion", theirs)
+        return check(*arguments)
+
+    monkeypatch.setattr(promotion_module, "check_gates", check_while_another_promotes)
+    with pytest.raises(JobError, match=f"version {theirs} became the champion"):
+        promote(recipe, NAME, mine)
+    assert champion_of(NAME) == theirs
+
+
+def test_what_is_missing_is_one_clear_line(recipe, tmp_path, mlflow_store):
+    with pytest.raises(UsageError, match=r"registered models at .*: none"):
+        promote(recipe, "nobody", "1")
+    version = new_version()
+    with pytest.raises(
+        UsageError, match=f"was not evaluated; run evaluation/evaluate.py --model models:/{NAME}/{version}"
+    ):
+        promote(recipe, NAME, version)
+    with pytest.raises(UsageError, match="has no champion"):
+        roll_back(NAME)
+
+
+def test_command_exit_codes(recipe, tmp_path, mlflow_store):
+    good, bad = log_version(recipe, tmp_path, gain=1.0), log_version(recipe, tmp_path, gain=-1.0)
+    settings = ["promotion.gates=[{metric: psnr_y}]", "promotion.min_images=5", "evaluation.metrics=[psnr_y,ssim_y]"]
+
+    def run(*arguments):
+        command = [sys.executable, "evaluation/promote.py", "--recipe", "realsr_x4", "--model", NAME, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    refused = run("--version", bad, *settings)
+    assert refused.returncode == 3, refused.stderr
+    assert "FAIL" in refused.stdout
+    assert "PSNR-Y improvement over bicubic" in refused.stdout
+    accepted = run("--version", good, *settings)
+    assert accepted.returncode == 0, accepted.stderr
+    assert f"models:/{NAME}@champion" in accepted.stdout
+    wrong = run("--version", "99")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: model 'models:/tiny/99'")
+    assert wrong.stderr.count("\n") == 1

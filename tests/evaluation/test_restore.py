@@ -1,0 +1,174 @@
+"""restore: every kind of image, what is kept and what is refused."""
+
+import io
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.image_files import decode, encode_png
+from evaluation.restoration import RestoreOptions, plan_jobs, restore
+from infra.errors import UsageError
+from tests.evaluation.conftest import tiny_restorer
+
+
+@pytest.fixture
+def pixels(rng):
+    return cv2.GaussianBlur(rng.integers(0, 256, (20, 14, 3), dtype=np.uint8), (0, 0), 2)
+
+
+def restored(path) -> Image.Image:
+    image = Image.open(path)
+    image.load()
+    return image
+
+
+def test_every_kind_of_image_comes_back_in_its_kind(pixels, bundle, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    photo = Image.fromarray(pixels)
+    photo.save(source / "rgb.jpg")
+    photo.convert("L").save(source / "gray.png")
+    photo.convert("P").save(source / "palette.png")
+    photo.convert("CMYK").save(source / "cmyk.tif")
+    with_alpha = photo.convert("RGBA")
+    with_alpha.putalpha(Image.linear_gradient("L").resize(photo.size))
+    with_alpha.save(source / "alpha.png")
+    with_alpha.convert("LA").save(source / "gray_alpha.png")
+    cv2.imwrite(str(source / "deep.png"), pixels[..., 0].astype(np.uint16) * 257)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shot with the camera on its side
+    photo.save(source / "turned.jpg", exif=turned)
+    Image.new("RGB", (1, 1), "red").save(source / "one_pixel.png")
+
+    outcome = restore(str(bundle), [str(source)], str(tmp_path / "out"))
+    assert (outcome.restored, outcome.skipped, outcome.failed) == (9, 0, ())
+    out = {path.stem: restored(path) for path in (tmp_path / "out").iterdir()}
+    assert {name: image.mode for name, image in out.items()} == {
+        "rgb": "RGB", "gray": "L", "palette": "RGB", "cmyk": "RGB", "alpha": "RGBA", "gray_alpha": "LA",
+        "deep": "L", "turned": "RGB", "one_pixel": "RGB",
+    }  # fmt: skip
+    sizes = {name: image.size for name, image in out.items()}
+    assert sizes.pop("turned") == (80, 56)
+    assert sizes.pop("one_pixel") == (4, 4)
+    assert set(sizes.values()) == {(56, 80)}
+    alpha = np.asarray(out["alpha"].getchannel("A"), float)
+    expected = np.asarray(with_alpha.getchannel("A").resize((56, 80), Image.Resampling.BICUBIC), float)
+    np.testing.assert_allclose(alpha, expected, atol=1)
+    assert outcome.notes == (f"{source}/deep.png: 16 bits are reduced to 8",)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(rng):
+    deep = rng.integers(0, 65536, (6, 5), dtype=np.uint16)
+    data = cv2.imencode(".png", deep)[1].tobytes()
+    np.testing.assert_array_equal(decode(data).rgb[..., 0], np.rint(deep / 257).astype(np.uint8))
+
+
+def test_colour_profile_is_kept(pixels):
+    profile = b"a profile" * 20
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", icc_profile=profile)
+    image = decode(buffer.getvalue())
+    assert Image.open(io.BytesIO(encode_png(image.rgb, like=image))).info["icc_profile"] == profile
+
+
+def test_results_depend_on_the_seed_alone(pixels, bundle, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    results = []
+    for number, seed in enumerate((0, 0, 1)):
+        restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / str(number)), options=RestoreOptions(seed=seed))
+        results.append((tmp_path / str(number) / "a.png").read_bytes())
+    assert results[0] == results[1] != results[2]
+
+
+def test_one_bad_input_does_not_stop_the_others(pixels, bundle, tmp_path):
+    for name in ("a", "b", "cut"):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(cut.read_bytes()[:150])
+    (tmp_path / "text.png").write_text("no image")
+    inputs = [str(tmp_path / "?.png"), str(cut), str(tmp_path / "text.png"), str(tmp_path / "nowhere.png")]
+    command = [sys.executable, "evaluation/restore.py", "--model", str(bundle), *inputs, "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 4
+    assert errors[0] == f"error: {tmp_path}/nowhere.png: does not exist"
+    assert "cut.png: is damaged or cut off" in errors[1]
+    assert errors[2] == f"error: {tmp_path}/text.png: is not an image (or of a kind that is not supported)"
+    assert "Traceback" not in ended.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert f"2 restored into {tmp_path}/out" in ended.stdout
+
+
+def test_results_that_exist_are_kept_unless_told_otherwise(pixels, bundle, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"mine")
+    kept = restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
+    assert (kept.restored, kept.skipped) == (0, 1)
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
+    replaced = restore(
+        str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"), options=RestoreOptions(overwrite=True)
+    )
+    assert (replaced.restored, replaced.skipped) == (1, 0)
+    assert restored(tmp_path / "out" / "a.png").size == (56, 80)
+
+
+def test_folders_keep_their_structure_and_names_do_not_collide(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "a.jpg", "deep/b.png", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    jobs, missing = plan_jobs([str(tmp_path / "in")], str(tmp_path / "out"))
+    assert missing == []
+    targets = [job.target.removeprefix(f"{tmp_path}/out/") for job in jobs]
+    assert targets == ["a.jpg.png", "a.png.png", "deep/b.png"]
+
+
+def test_inputs_are_never_overwritten(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="is an input; choose another --out"):
+        plan_jobs([str(tmp_path / "a.png")], str(tmp_path))
+
+
+def test_inpainting_fills_the_mask_and_touches_nothing_else(pixels, tmp_path):
+    tiny_restorer(scale=1, task="inpainting").save(tmp_path / "model")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[5:12, 3:9] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    for number, where in enumerate(("masks", "masks/a.png")):
+        outcome = restore(
+            str(tmp_path / "model"), [str(tmp_path / "a.png")], str(tmp_path / f"out{number}"), str(tmp_path / where)
+        )
+        assert outcome.failed == ()
+    result = np.asarray(restored(tmp_path / "out0" / "a.png"))
+    np.testing.assert_array_equal(result[mask == 0], pixels[mask == 0])
+    assert (result[mask == 255] != pixels[mask == 255]).any()
+    np.testing.assert_array_equal(result, np.asarray(restored(tmp_path / "out1" / "a.png")))
+    with pytest.raises(UsageError, match="needs one, white where pixels are to be filled in"):
+        restore(str(tmp_path / "model"), [str(tmp_path / "a.png")], str(tmp_path / "out2"))
+    Image.fromarray(mask[:4]).save(tmp_path / "small.png")
+    small = restore(
+        str(tmp_path / "model"), [str(tmp_path / "a.png")], str(tmp_path / "out3"), str(tmp_path / "small.png")
+    )
+    assert "the mask is 14x4 and the image 14x20 pixels" in small.failed[0]
+
+
+def test_wrong_usage_is_one_clear_line(pixels, bundle, tmp_path, mlflow_store):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    inputs, out = [str(tmp_path / "a.png")], str(tmp_path / "out")
+    with pytest.raises(UsageError, match="takes none; leave it out"):
+        restore(str(bundle), inputs, out, mask=inputs[0])
+    with pytest.raises(UsageError, match="no model bundle there"):
+        restore(str(tmp_path), inputs, out)
+    with pytest.raises(UsageError, match="registered models at"):
+        restore("models:/nobody/1", inputs, out)
+    with pytest.raises(UsageError, match="does not exist; give image files"):
+        restore(str(bundle), [str(tmp_path / "none.png")], out)
+    with pytest.raises(UsageError, match="more than half of tile-size"):
+        restore(str(bundle), inputs, out, options=RestoreOptions(tile_size=64, tile_overlap=60))
