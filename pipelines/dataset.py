@@ -76,8 +76,9 @@ def iter_samples(
 ) -> Iterator[dict[str, Any]]:
     """Decoded samples of the shard that `record` commits, in the order of their keys.
 
-    Each is {"key": str, "hq": uint8 (H, W, 3), "lq": uint8 (h, w, 3), "mask": uint8 (H, W), "record": dict,
-    "hq_latent": float16 (C, H/f, W/f), "lq_latent": the same}, as far as the dataset has them and `fields` names them.
+    Each is {"key": str, "hq": uint8 (H, W, 3), "lq": uint8 (h, w, 3), "mask": uint8 (H, W) with 255 = missing,
+    "record": dict, "hq_latent": float16 (C, H/f, W/f), "lq_latent": the same}, as far as the dataset has them and
+    `fields` names them.
     `check` compares the tar with its sha256 first. Raises JobError for a damaged shard or a field that is missing.
     """
     count = 0

@@ -161,7 +161,7 @@ def _pair_samples(
         record = {"source": image.name, "variant": variant, **geometry, "degradation": pair.record}
         fields = {"hq.png": encode_png(pair.hq), "lq.png": encode_png(pair.lq), "json": encode_json(record)}
         if pair.mask is not None:
-            fields["mask.png"] = encode_png(pair.mask)
+            fields["mask.png"] = encode_png(pair.mask * 255)  # 1 = missing; stored white, so that a person sees it
         yield {"__key__": sample_key(shard, slot), **fields}
 
 
