@@ -60,7 +60,8 @@ def render_report(summary: Mapping[str, Any], rows: pd.DataFrame, pictures: Sequ
         pairs=_pairs(pictures, labels),
         role_names=labels,
         cases=[_case(summary, rows, picture, labels, image_size) for picture in pictures],
-        all_labels=_all_labels(summary),
+        all_labels=[METRICS[name].label for name in summary["metrics"]],
+        baseline=_in_sentence(labels[BICUBIC]),
         all_rows=_all_rows(summary, rows),
         all_cut=summary["num_images"] if len(summary["ranking"]) > MAX_ROWS else None,
         definitions=[{"label": METRICS[name].label, "meaning": METRICS[name].meaning} for name in summary["metrics"]],
@@ -286,13 +287,6 @@ def _improved(summary: Mapping[str, Any], measured: pd.DataFrame) -> bool | None
     return METRICS[name].improvement(measured[name][MODEL], measured[name][BICUBIC]) > 0
 
 
-def _all_labels(summary: Mapping[str, Any]) -> list[str]:
-    labels = []
-    for name in summary["metrics"]:
-        labels += [METRICS[name].label, "vs " + ("bicubic" if summary["protocol"]["scale"] > 1 else "input")]
-    return labels
-
-
 def _all_rows(summary: Mapping[str, Any], rows: pd.DataFrame) -> list[dict[str, Any]]:
     measured = rows[rows["status"] == OK]
     own = measured[measured["method"] == MODEL].set_index("key")
@@ -303,7 +297,11 @@ def _all_rows(summary: Mapping[str, Any], rows: pd.DataFrame) -> list[dict[str, 
         for name in summary["metrics"]:
             value, against = own[name].get(key), reference[name].get(key)
             missing = value is None or pd.isna(value)
-            cells += ["–", "–"] if missing else [_value(name, value), _signed(name, value - against)]
+            cells.append(
+                {"value": "–", "change": ""}
+                if missing
+                else {"value": _value(name, value), "change": _signed(name, value - against)}
+            )
         out.append({"key": key, "cells": cells})
     return out
 
