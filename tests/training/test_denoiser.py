@@ -1,0 +1,251 @@
+"""The denoiser trains, resumes exactly, refuses what does not fit, and never hides a bad step."""
+
+import dataclasses
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from infra.errors import JobError, UsageError
+from infra.models import fetch
+from infra.recipe import Recipe
+from resshift.restorer import Restorer
+from tests.training.conftest import TOY, toy_recipe, write_dataset
+from training import denoiser_trainer
+from training.checkpoint import Checkpoints
+from training.denoiser_run import run_training
+
+
+@pytest.fixture(autouse=True)
+def private_store(mlflow_store):
+    return mlflow_store
+
+
+class Interrupted(Exception):
+    pass
+
+
+@contextmanager
+def dying_at(step: int, *, before_saving: bool = False):
+    """Let training die right after the checkpoint of `step` was saved, or right before."""
+    save = Checkpoints.save
+
+    def dying_save(self, at, *arguments):
+        if not (before_saving and at >= step):
+            save(self, at, *arguments)
+        if at >= step:
+            raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):  # noqa: PT012
+        patch.setattr(Checkpoints, "save", dying_save)
+        yield
+
+
+def saved_state(out: Path, step: int) -> list[dict]:
+    folder = out / "checkpoints" / f"step-{step:06d}"
+    engine = torch.load(folder / "denoiser" / "mp_rank_00_model_states.pt", weights_only=False)
+    parts = [torch.load(folder / "state.pt"), {"rng": torch.load(folder / "rng-0.pt")}, engine["module"]]
+    zero = folder / "denoiser" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    optimizer = torch.load(zero, weights_only=False)["optimizer_state_dict"] if zero.exists() else engine["optimizer"]
+    return [*parts, optimizer]
+
+
+def assert_same(a, b, path="") -> None:
+    """Bit for bit, however deep."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, (int, float, str, bool, type(None))):
+        assert a == b, path
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_three_and_three_steps_are_six_steps_bit_for_bit(latents, tmp_path, zero_stage):
+    recipe = toy_recipe(zero_stage=zero_stage)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_training(recipe, str(latents), str(whole))
+    with dying_at(3):
+        run_training(recipe, str(latents), str(parts))
+    torch.manual_seed(99)
+    run_training(recipe, str(latents), str(parts))
+    assert_same(saved_state(whole, 6), saved_state(parts, 6))
+    assert (whole / "model" / "denoiser.safetensors").read_bytes() == (
+        parts / "model" / "denoiser.safetensors"
+    ).read_bytes()
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(latents, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    recipe = toy_recipe()
+    run_training(recipe, str(latents), str(whole))
+    with dying_at(6, before_saving=True):
+        run_training(recipe, str(latents), str(parts))
+    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["step-000003"]
+    (parts / "checkpoints" / ".tmp-step-000006").mkdir()  # what a save that was killed leaves behind
+    run_training(recipe, str(latents), str(parts))
+    assert_same(saved_state(whole, 6), saved_state(parts, 6))
+    assert not list((parts / "checkpoints").glob(".tmp-*"))
+
+
+def test_accumulating_micro_batches_is_the_whole_batch(latents, tmp_path):
+    outs = [tmp_path / str(micro) for micro in (1, 4)]
+    for out, micro in zip(outs, (1, 4), strict=True):
+        raw = toy_recipe(micro_batch_size=micro, num_steps=3).raw
+        recipe = Recipe.from_dict({**raw, "denoiser": {**raw["denoiser"], "dropout": 0.0}})
+        run_training(recipe, str(latents), str(out))
+    a, b = (Restorer.load(out / "model").denoiser.state_dict() for out in outs)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=3e-4)  # Adam turns rounding into steps
+
+
+def test_what_a_run_leaves_behind(latents, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "out"
+    summary = run_training(toy_recipe(lpips_weight=0.5), str(latents), str(out))
+    assert summary == f"registered: toy version 1 ({out}/model)"
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
+
+    registered = json.loads((out / "registered.json").read_text())
+    assert (fetch(registered["uri"]) / "denoiser.safetensors").exists()
+    restored = Restorer.load(out / "model")(np.zeros((5, 7, 3), np.uint8))
+    assert restored.shape == (20, 28, 3)
+    assert json.loads((out / "model" / "recipe.json").read_text())["name"] == "toy"
+
+    logged = mlflow.MlflowClient().get_run(registered["run_id"]).data
+    assert {"loss", "mse", "lpips", "lr", "grad_norm", "samples_per_second", "data_wait_share"} <= logged.metrics.keys()
+    assert logged.metrics["lpips"] > 0
+    assert logged.metrics["validation_psnr_rgb"] > 0
+    assert logged.params["training.learning_rate"] == "0.001"
+    assert len(logged.tags["dataset.digest"]) == 64
+
+    again = run_training(toy_recipe(lpips_weight=0.5), str(latents), str(out))
+    assert again == f"already registered: toy version 1 ({out}/model)"
+
+
+def test_a_resumed_run_stays_one_mlflow_run(latents, tmp_path):
+    with dying_at(3):
+        run_training(toy_recipe(), str(latents), str(tmp_path))
+    run_training(toy_recipe(), str(latents), str(tmp_path))
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [2, 4, 6]
+    assert run.info.status == "FINISHED"
+
+
+def test_pixel_space_trains_on_the_pairs_themselves(pairs, tmp_path):
+    recipe = toy_recipe(num_steps=2)
+    denoiser = {**TOY["denoiser"], "image_size": 32, "lq_size": 32, "channel_mult": [1, 1]}
+    recipe = dataclasses.replace(recipe, raw={**recipe.raw, "autoencoder": {"network": None}, "denoiser": denoiser})
+    assert "registered: toy" in run_training(recipe, str(pairs), str(tmp_path))
+    assert not (tmp_path / "model" / "autoencoder.json").exists()
+
+
+def test_learning_lowers_the_loss(latents, tmp_path):
+    recipe = toy_recipe(num_steps=32, log_every=8, checkpoint_every=32, validation_samples=0, precision="bfloat16")
+    run_training(recipe, str(latents), str(tmp_path))
+    run_id = json.loads((tmp_path / "registered.json").read_text())["run_id"]
+    losses = [metric.value for metric in mlflow.MlflowClient().get_metric_history(run_id, "mse")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_non_finite_losses_stop_the_run_with_the_sample_keys(latents, tmp_path, monkeypatch):
+    good = denoiser_trainer.denoising_loss
+
+    def bad(engine, batch, *arguments, **options):
+        loss = good(engine, batch, *arguments, **options)
+        return dataclasses.replace(loss, total=loss.total + float("inf"))
+
+    with dying_at(3):
+        run_training(toy_recipe(), str(latents), str(tmp_path))
+    monkeypatch.setattr(denoiser_trainer, "denoising_loss", bad)
+    with pytest.raises(JobError, match="not finite for 2 steps in a row; the samples of the last batch are in"):
+        run_training(toy_recipe(max_bad_steps=2), str(latents), str(tmp_path))
+    report = json.loads((tmp_path / "bad_step.json").read_text())
+    assert report["step"] == 4
+    assert len(report["sample_keys"]) == 4
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_single_bad_step_is_skipped_and_counted(latents, tmp_path, monkeypatch, zero_stage):
+    good, calls = denoiser_trainer.denoising_loss, []
+
+    def bad_once(*arguments, **options):
+        loss = good(*arguments, **options)
+        calls.append(1)
+        return dataclasses.replace(loss, total=loss.total * float("nan")) if len(calls) == 4 else loss
+
+    monkeypatch.setattr(denoiser_trainer, "denoising_loss", bad_once)
+    run_training(toy_recipe(zero_stage=zero_stage), str(latents), str(tmp_path))
+    state = torch.load(tmp_path / "checkpoints" / "step-000006" / "state.pt")
+    assert state["bad_steps"] == {"skipped": 1, "in_a_row": 0}
+    assert state["ema"]["num_updates"] == 5
+    assert all(value.isfinite().all() for value in state["ema"]["average"].values())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"scale": 2}, "scale is 4, recipe 'toy' needs 2"),
+        ({"task": "deblurring"}, "task is 'super_resolution', recipe 'toy' needs 'deblurring'"),
+        ({"autoencoder": {"network": None}}, "holds latents, this recipe trains on pairs"),
+        ({"autoencoder": {"network": {"ch": 64}}}, "was encoded by another network than autoencoder.network"),
+        ({"denoiser": {**TOY["denoiser"], "in_channels": 4}}, "denoiser: denoiser has in_channels 4"),
+        ({"training": {"global_batch_size": 64}}, "21 samples to train on are fewer than one global batch of 64"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_refused(latents, tmp_path, change, expected):
+    raw = {**TOY, "training": {**TOY["training"], **change.pop("training", {}), "micro_batch_size": 2}, **change}
+    with pytest.raises(UsageError, match=expected):
+        run_training(toy_recipe().from_dict(raw), str(latents), str(tmp_path))
+
+
+def test_latents_of_another_autoencoder_are_refused(tmp_path):
+    made_by = {"weights_sha256": "0" * 64}
+    data = write_dataset(tmp_path / "data", "latents", [6], autoencoder=made_by)
+    with pytest.raises(UsageError, match=r"weights_sha256 is .* but the latents were made with '000"):
+        run_training(toy_recipe(), str(data), str(tmp_path / "out"))
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_differences(latents, tmp_path):
+    with dying_at(3):
+        run_training(toy_recipe(), str(latents), str(tmp_path))
+    with pytest.raises(UsageError, match=r"another recipe \(training.learning_rate: 0.001 -> 0.002\)"):
+        run_training(toy_recipe(learning_rate=2e-3), str(latents), str(tmp_path))
+
+
+def test_a_longer_run_goes_on_and_registers_anew(latents, tmp_path):
+    run_training(toy_recipe(num_steps=3), str(latents), str(tmp_path))
+    assert "version 2" in run_training(toy_recipe(num_steps=5, checkpoint_every=1), str(latents), str(tmp_path))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000004", "step-000005"]
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(latents, tmp_path):
+    plan = json.loads(run_training(toy_recipe(), str(latents), str(tmp_path / "out"), dry_run=True))
+    assert plan["dataset"]["samples"] == 23
+    assert plan["recipe"]["training"]["seed"] == 5
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_on_s3(latents, tmp_path, s3):
+    with dying_at(3):
+        run_training(toy_recipe(), str(latents), f"{s3}/run")
+    summary = run_training(toy_recipe(), str(latents), f"{s3}/run")
+    assert summary == f"registered: toy version 1 ({s3}/run/model)"
+    run_training(toy_recipe(), str(latents), str(tmp_path / "local"))
+    stored = fetch(f"{s3}/run/model")
+    local = tmp_path / "local" / "model"
+    assert (stored / "denoiser.safetensors").read_bytes() == (local / "denoiser.safetensors").read_bytes()
+    shutil.rmtree(stored)

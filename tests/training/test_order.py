@@ -1,0 +1,61 @@
+"""The global batch of a step: the same for any number of processes, every sample once per epoch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from training.order import SampleOrder
+
+
+def as_tuples(places: np.ndarray) -> list[tuple[int, int]]:
+    return [(int(shard), int(index)) for shard, index in places]
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_the_global_batch_does_not_depend_on_the_process_count(world_size):
+    order = SampleOrder([7, 9, 0, 13, 11], global_batch_size=16, seed=3)
+    for step in (0, 1, 5, 40):
+        parts = [order.batch(step, rank, world_size) for rank in range(world_size)]
+        np.testing.assert_array_equal(np.concatenate(parts), order.batch(step))
+
+
+def test_every_sample_once_per_epoch():
+    counts = [8, 8, 4, 12, 16]  # 48 samples are 6 batches of 8
+    order = SampleOrder(counts, global_batch_size=8, seed=0)
+    everything = {(shard, index) for shard, count in enumerate(counts) for index in range(count)}
+    epochs = [[place for step in range(6 * e, 6 * e + 6) for place in as_tuples(order.batch(step))] for e in range(3)]
+    for epoch in epochs:
+        assert len(epoch) == 48
+        assert set(epoch) == everything
+    assert epochs[0] != epochs[1]
+
+
+def test_uneven_epochs_stay_balanced_in_the_long_run():
+    order = SampleOrder([5, 6], global_batch_size=4, seed=1)
+    seen = Counter(place for step in range(11 * 10) for place in as_tuples(order.batch(step)))
+    assert set(seen.values()) == {40}
+
+
+def test_the_order_follows_from_the_seed():
+    first, again, other = (SampleOrder([20, 20], 8, seed) for seed in (1, 1, 2))
+    assert as_tuples(first.batch(3)) == as_tuples(again.batch(3))
+    assert as_tuples(first.batch(3)) != as_tuples(other.batch(3))
+
+
+def test_processes_read_different_shards():
+    order = SampleOrder([16] * 8, global_batch_size=8, seed=0)
+    shards = [{shard for step in range(16) for shard, _ in as_tuples(order.batch(step, rank, 4))} for rank in range(4)]
+    assert sum(len(part) for part in shards) == len(set.union(*shards)) == 8
+
+
+def test_held_out_samples_are_never_trained_on():
+    order = SampleOrder([6, 6], global_batch_size=4, seed=0, held_out=3)
+    trained = {place for step in range(50) for place in as_tuples(order.batch(step))}
+    assert as_tuples(order.held_out()) == [(1, 3), (1, 4), (1, 5)]
+    assert trained == {(0, i) for i in range(6)} | {(1, i) for i in range(3)}
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(ValueError, match="3 samples to train on are fewer than one global batch of 4"):
+        SampleOrder([5], global_batch_size=4, seed=0, held_out=2)

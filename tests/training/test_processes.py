@@ -1,0 +1,80 @@
+"""The command with real processes: killed in the middle, several ranks, wrong usage."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from resshift.restorer import Restorer
+from tests.training.conftest import command, run
+
+
+@pytest.fixture(autouse=True)
+def private_store(mlflow_store):
+    return mlflow_store
+
+
+def model_bytes(out: Path) -> bytes:
+    return (out / "model" / "denoiser.safetensors").read_bytes()
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(latents, recipe_file, tmp_path):
+    out = tmp_path / "killed"
+    options = ["training.num_steps=400", "training.checkpoint_every=4", "training.validation_samples=0"]
+    arguments = ["train", "--recipe", recipe_file, "--data", latents, "--out"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command(*arguments, out, *options), env=env, stderr=log, stdout=log)
+        deadline = time.monotonic() + 60
+        while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    saved = sorted(int(path.name[5:]) for path in out.glob("checkpoints/step-*"))
+    assert saved, (tmp_path / "log").read_text()[-2000:]
+    until = saved[-1] + 4
+    options[0] = f"training.num_steps={until}"
+    assert f"registered: toy version 1 ({out}/model)" in run(*arguments, out, *options).stdout
+    assert (out / "checkpoints" / f"step-{until:06d}" / "COMPLETE.json").exists()
+
+
+def test_two_ranks_train_what_one_does(latents, recipe_file, tmp_path):
+    outs = [tmp_path / "one", tmp_path / "two"]
+    options = ["training.num_steps=3", "training.zero_stage=1", "denoiser.dropout=0"]
+    for processes, out in enumerate(outs, start=1):
+        done = run(
+            "train", "--recipe", recipe_file, "--data", latents, "--out", out, *options, processes=processes
+        )  # fmt: skip
+        assert done.stdout.splitlines() == [f"registered: toy version {processes} ({out}/model)"]
+        assert sum("training denoiser: 3/3" in line for line in done.stderr.splitlines()) == 1, "one rank talks"
+    one, two = (Restorer.load(out / "model").denoiser.state_dict() for out in outs)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=3e-4)
+    marker = json.loads((outs[1] / "checkpoints" / "step-000003" / "COMPLETE.json").read_text())
+    assert marker["world_size"] == 2
+    assert len([name for name in marker["files"] if "zero_pp_rank" in name]) == 2
+
+    refused = run("train", "--recipe", recipe_file, "--data", latents, "--out", outs[1], *options,
+                  "training.num_steps=4", check=False)  # fmt: skip
+    assert refused.returncode == 2
+    assert "was saved by 2 processes with ZeRO 1, this run has 1" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "override", "expected"),
+    [
+        ("/nowhere", "training.seed=1", "dataset '/nowhere': no dataset.json there"),
+        (None, "training.sed=1", "training.sed: unknown key; valid keys:"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(latents, recipe_file, tmp_path, data, override, expected):
+    done = run("train", "--recipe", recipe_file, "--data", data or latents, "--out", tmp_path, override, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert expected in line

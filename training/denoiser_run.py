@@ -1,0 +1,87 @@
+"""A denoiser run from start to end: check, train, export a bundle, register the model version."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from infra import storage
+from infra.models import register
+from infra.recipe import Recipe
+from resshift.swin_unet import SwinUNet
+from training.denoiser_task import DenoiserTask, open_task
+from training.denoiser_trainer import train_denoiser
+from training.engine import join_processes, plan_batches
+from training.tracker import Tracker, track
+
+MODEL_FOLDER = "model"
+REGISTERED = "registered.json"
+
+
+def run_training(recipe: Recipe, data: str, out: str, dry_run: bool = False) -> str:
+    """Train the denoiser of a recipe on `data` and register it; returns a line for the user, "" in other ranks.
+
+    The same call goes on where an earlier one stopped, and re-uses a model version that it has registered already.
+    Raises UsageError for what does not fit, JobError for what fails.
+    """
+    task = open_task(recipe, data)
+    if dry_run:
+        return json.dumps(_plan(task, out), indent=2)
+    earlier = _registered(task, out)
+    if earlier is not None:
+        return f"already registered: {earlier['model']} version {earlier['version']} ({earlier['bundle']})"
+    processes = join_processes()
+    plan_batches(task.config, processes.world_size)
+    tags = {"dataset.url": data, "dataset.digest": task.dataset.digest, "stage": "denoiser"}
+    with track(processes, out, f"{recipe.name} denoiser", task.resolved, tags) as tracker:
+        denoiser = train_denoiser(task, out, processes, tracker)
+        return _export(task, denoiser, out, tracker) if processes.is_main else ""
+
+
+def _plan(task: DenoiserTask, out: str) -> dict[str, Any]:
+    parameters = sum(parameter.numel() for parameter in task.build_denoiser().parameters())
+    return {
+        "recipe": task.resolved,
+        "dataset": {"url": task.dataset.url, "samples": task.dataset.num_samples, "shards": len(task.dataset.shards)},
+        "epochs": round(task.config.num_steps / task.order.steps_per_epoch, 2),
+        "parameters": parameters,
+        "out": out,
+    }
+
+
+def _identity(task: DenoiserTask) -> dict[str, Any]:
+    """What a registered version was trained from, as JSON data."""
+    return json.loads(json.dumps({"step": task.config.num_steps, "recipe": task.resolved}))  # type: ignore[no-any-return]
+
+
+def _registered(task: DenoiserTask, out: str) -> dict[str, Any] | None:
+    """What OUT/registered.json says, if it is about this very training."""
+    location = storage.join(out, REGISTERED)
+    if not storage.exists(location):
+        return None
+    earlier: dict[str, Any] = storage.read_json(location)
+    return earlier if earlier["identity"] == _identity(task) else None
+
+
+def _export(task: DenoiserTask, denoiser: SwinUNet, out: str, tracker: Tracker) -> str:
+    """Write OUT/model, register it, and note the version in OUT/registered.json."""
+    assert tracker.run_id is not None, "the main process has a run"
+    bundle = storage.join(out, MODEL_FOLDER)
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        folder = Path(scratch, MODEL_FOLDER)
+        task.restorer(denoiser.to("cpu")).save(folder)
+        (folder / "recipe.json").write_text(json.dumps(task.recipe.raw, indent=2) + "\n")
+        for file in sorted(folder.rglob("*")):
+            storage.upload(file, storage.join(bundle, *file.relative_to(folder).parts))
+        tags = {"dataset.digest": task.dataset.digest, "step": str(task.config.num_steps)}
+        version = register(folder, task.recipe.name, run_id=tracker.run_id, tags=tags)
+    registered = {
+        "model": task.recipe.name,
+        "version": version,
+        "uri": f"models:/{task.recipe.name}/{version}",
+        "bundle": bundle,
+        "run_id": tracker.run_id,
+        "identity": _identity(task),
+    }
+    storage.write_json(storage.join(out, REGISTERED), registered)
+    return f"registered: {task.recipe.name} version {version} ({bundle})"

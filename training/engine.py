@@ -1,0 +1,174 @@
+"""DeepSpeed: the process group, the device, and an engine around one network.
+
+Works under any launcher that sets RANK and WORLD_SIZE (torchrun, deepspeed, Slurm's srun through torchrun), and as a
+plain process without one.
+"""
+
+import atexit
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from infra.errors import UsageError
+from training.config import OptimizationConfig
+from training.optimizer import GuardedAdamW
+
+Network = TypeVar("Network", bound=nn.Module)
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Where this process stands among those of the run."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes, logs and talks."""
+        return self.rank == 0
+
+
+def join_processes() -> Processes:
+    """Join the process group that the launcher describes, or form a group of one; left when the process ends."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed insists on it
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it goes looking, and talks about it
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if not dist.is_initialized():
+        backend = "nccl" if on_gpu else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        else:  # an in-memory store needs no free port
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        atexit.register(dist.destroy_process_group)
+    return Processes(rank, world_size, local_rank, device)
+
+
+def barrier(processes: Processes) -> None:
+    """Wait until every process is here."""
+    if processes.world_size > 1:
+        dist.barrier()
+
+
+def from_main(processes: Processes, value: Any) -> Any:
+    """The value the main process holds, in every process."""
+    if processes.world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=processes.device)
+    return box[0]
+
+
+def place(network: Network, device: torch.device, channels_last: bool) -> Network:
+    """Move a network to a device, with its convolution weights in channels_last order if asked."""
+    network.to(device)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def autocast(precision: str, device: torch.device) -> Autocast:
+    """A factory of contexts in which matrix products run in `precision`."""
+    if precision == "float32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is cut: `micro_steps` forward passes of `micro` samples in each process."""
+
+    micro: int
+    micro_steps: int
+
+
+def plan_batches(config: OptimizationConfig, world_size: int, section: str = "training") -> BatchPlan:
+    """Cut the global batch for this many processes. Raises UsageError if it does not divide."""
+    share, rest = divmod(config.global_batch_size, world_size)
+    if rest or not share:
+        raise UsageError(
+            f"{section}.global_batch_size: {config.global_batch_size} does not divide among {world_size} processes; "
+            "choose a multiple of the process count"
+        )
+    micro = math.gcd(share, config.micro_batch_size) if share > config.micro_batch_size else share
+    return BatchPlan(micro=micro, micro_steps=share // micro)
+
+
+def build_engine(network: nn.Module, config: OptimizationConfig, processes: Processes) -> Any:
+    """Wrap a network in a DeepSpeed engine with AdamW; returns deepspeed.DeepSpeedEngine.
+
+    Weights stay float32: mixed precision is autocast around the computation, so the network's own parameters are the
+    master weights at every ZeRO stage here.
+    """
+    deepspeed = _import_deepspeed()
+    plan = plan_batches(config, processes.world_size)
+    optimizer = GuardedAdamW(
+        network.parameters(),
+        lr=config.learning_rate,
+        betas=config.adam_betas,
+        weight_decay=config.weight_decay,
+        max_norm=config.grad_clip if config.zero_stage == 0 else None,
+    )
+    settings = {
+        "train_batch_size": config.global_batch_size,
+        "train_micro_batch_size_per_gpu": plan.micro,
+        "gradient_accumulation_steps": plan.micro_steps,
+        "gradient_clipping": config.grad_clip if config.zero_stage else 0.0,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
+    return engine
+
+
+def set_learning_rate(engine: Any, value: float) -> None:
+    """Set the learning rate of the next optimizer step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = value
+
+
+def grad_norm(engine: Any) -> float:
+    """Norm of the last step's whole gradient, before clipping; not finite if the step was skipped."""
+    return float(engine.get_global_grad_norm())
+
+
+def poisoned(loss: Tensor) -> Tensor:
+    """The loss itself if it is finite, else one whose gradient is NaN in every process.
+
+    A non-finite loss may still have a finite gradient. Making it NaN lets the gradient reduction carry the verdict:
+    all processes skip the same step, without a collective of its own and without looking at the value here.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
+
+
+def _import_deepspeed() -> Any:
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    # On CPU DeepSpeed would compile a shared-memory collective with a C++ compiler (half a minute, and a failure where
+    # there is none) to speed up reductions between ranks of one machine, which gloo does as well. This table of
+    # compilable operators is filled lazily and meant to be edited; an empty one means that none is to be compiled.
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__ = {}
+    logger.setLevel(logging.ERROR)  # skipped steps and progress are reported by us
+    return deepspeed

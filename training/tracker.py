@@ -1,0 +1,78 @@
+"""What a run tells MLflow and the person watching: from the main process only, into the same run after a resume."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from infra import storage
+from infra.tracking import connect, start_run, tracking_uri
+from training.engine import Processes
+
+RUN_FILE = "mlflow_run.json"
+MAX_PARAM_LENGTH = 500
+
+
+class Tracker:
+    """Figures of a run. In every process but the main one it does nothing."""
+
+    def __init__(self, run_id: str | None) -> None:
+        self.run_id = run_id
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record figures of optimizer step `step`."""
+        if self.run_id is not None:
+            mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=step)
+
+    def file(self, name: str, content: Mapping[str, Any]) -> None:
+        """Keep JSON data as an artifact."""
+        if self.run_id is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, name)
+                path.write_text(json.dumps(content, indent=2))
+                mlflow.log_artifact(str(path))
+
+
+@contextmanager
+def track(
+    processes: Processes, out: str, name: str, recipe: Mapping[str, Any], tags: Mapping[str, str]
+) -> Iterator[Tracker]:
+    """Open the MLflow run of `out` (a new one, or the one an earlier start of the same command opened)."""
+    if not processes.is_main:
+        yield Tracker(None)
+        return
+    location = storage.join(out, RUN_FILE)
+    run_id = _earlier_run(location)
+    with start_run(recipe["name"], name, run_id=run_id, tags=tags) as run:
+        if run_id is None:
+            storage.write_json(location, {"tracking_uri": tracking_uri(), "run_id": run.info.run_id})
+            mlflow.log_params(dict(_flat(recipe)))
+        tracker = Tracker(run.info.run_id)
+        tracker.file("recipe.json", recipe)
+        yield tracker
+
+
+def _earlier_run(location: str) -> str | None:
+    if not storage.exists(location):
+        return None
+    run_id = str(storage.read_json(location)["run_id"])
+    connect()
+    try:
+        MlflowClient().get_run(run_id)
+    except MlflowException:
+        return None  # another tracking server, or its database was deleted: the record starts anew there
+    return run_id
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, str(value)[:MAX_PARAM_LENGTH]

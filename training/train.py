@@ -1,0 +1,30 @@
+"""Train the denoiser of a recipe and register the model version. The same command resumes."""
+
+from typing import Annotated
+
+import typer
+
+from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, run
+from infra.recipe import load_recipe
+from training.denoiser_run import run_training
+
+
+def main(
+    recipe: RecipeOption,
+    data: Annotated[str, typer.Option(help="Latent shards (pair shards for pixel space).", show_default=False)],
+    out: OutOption,
+    overrides: OverridesArgument = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train the denoiser of a recipe and register the model version. The same command resumes."""
+    summary = run_training(load_recipe(recipe, overrides), data, out, dry_run)
+    if summary:
+        print(summary)
+
+
+def cli() -> None:
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()
