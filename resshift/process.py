@@ -51,13 +51,13 @@ def q_sample(x_0: Tensor, y_0: Tensor, t: Tensor | int, noise: Tensor, schedule:
 
 
 def prior_sample(y_0: Tensor, noise: Tensor, schedule: EtaSchedule) -> Tensor:
-    """Draw x_T from N(y_0, kappa^2 eta_T I), where sampling starts (section 3.1). All tensors (B, C, H, W)."""
+    """Draw x_T from N(y_0, kappa^2 eta_T I), where sampling starts. All tensors (B, C, H, W)."""
     _check_same_shape(y_0=y_0, noise=noise)
     return y_0 + _at(schedule.kappa * schedule.sqrt_eta, schedule.num_steps - 1, y_0) * noise
 
 
 def posterior(x_0: Tensor, x_t: Tensor, t: Tensor | int, schedule: EtaSchedule) -> tuple[Tensor, Tensor]:
-    """Mean and variance of q(x_{t-1} | x_t, x_0) (equation 7).
+    """Mean and variance of q(x_{t-1} | x_t, x_0, y_0) (equations 6 and 7).
 
     mean = eta_{t-1}/eta_t x_t + alpha_t/eta_t x_0;  variance = kappa^2 eta_{t-1}/eta_t alpha_t, which is 0 at index 0.
 

@@ -49,10 +49,13 @@ def sample_steps(
         yield x_t
 
 
+@torch.no_grad()
 def sample(
     denoiser: Denoiser, y_0: Tensor, schedule: EtaSchedule, noise: Tensor | torch.Generator, **conditions: Tensor | None
 ) -> Tensor:
-    """Restore y_0 by running the reverse chain p(x_{t-1} | x_t, y_0) = q(x_{t-1} | x_t, x_0 = denoiser) (equation 8).
+    """Restore y_0: draw each x_{t-1} from the posterior, with what the denoiser predicts in the place of x_0.
+
+    No gradients are kept.
 
     Args:
         denoiser: called once per step as `denoiser(x_scaled, t, **conditions)`; returns its prediction of x_0.

@@ -1,4 +1,4 @@
-"""The shifting schedule eta_1 < ... < eta_T of the paper (section 3.2), in float64.
+"""The noise schedule eta_1 < ... < eta_T of the paper, in float64.
 
 The paper counts steps 1..T; here an index runs 0..T-1, so index 0 is the paper's step 1.
 """
@@ -61,7 +61,7 @@ class EtaSchedule:
         kappa: float = 2.0,
         power: float = 0.3,
     ) -> EtaSchedule:
-        """The paper's non-uniform geometric schedule (equations 5 and 6).
+        """The paper's noise schedule: geometric, with the steps spread by a power.
 
         sqrt(eta_t) = sqrt(eta_1) * b_0 ** beta_t, with beta_t = ((t-1)/(T-1)) ** power * (T-1) and
         b_0 = (sqrt(eta_T) / sqrt(eta_1)) ** (1/(T-1)), where sqrt(eta_1) = min(min_noise_level/kappa, min_noise_level).
@@ -118,17 +118,17 @@ class EtaSchedule:
 
     @cached_property
     def posterior_variance(self) -> Tensor:
-        """(T,) float64: kappa^2 * eta_{t-1} / eta_t * alpha_t (equation 7); 0 at index 0."""
+        """(T,) float64: kappa^2 * eta_{t-1} / eta_t * alpha_t; 0 at index 0."""
         return self.kappa**2 * self.eta_previous / self.eta * self.alpha
 
     @cached_property
     def posterior_coef_x_t(self) -> Tensor:
-        """(T,) float64: eta_{t-1} / eta_t, weight of x_t in the posterior mean (equation 7)."""
+        """(T,) float64: eta_{t-1} / eta_t, weight of x_t in the posterior mean."""
         return self.eta_previous / self.eta
 
     @cached_property
     def posterior_coef_x_0(self) -> Tensor:
-        """(T,) float64: alpha_t / eta_t, weight of x_0 in the posterior mean (equation 7)."""
+        """(T,) float64: alpha_t / eta_t, weight of x_0 in the posterior mean."""
         return self.alpha / self.eta
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ _SHOWN = 3
 def _listed(entries: list[str]) -> str:
     rest = len(entries) - _SHOWN
     return ", ".join(entries[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def official_weights(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights of an official checkpoint, whichever way it was saved.
+
+    They lie at the top or under "state_dict", and names may begin with what torch's wrappers for several GPUs and for
+    compilation put before them.
+    """
+    weights = checkpoint["state_dict"] if isinstance(checkpoint.get("state_dict"), Mapping) else checkpoint
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
 
 
 def load_strictly(module: Module, weights: Mapping[str, Tensor], source: str) -> Module:

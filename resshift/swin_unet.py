@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resshift.normalization import GroupNorm
 from resshift.padding import pad_bottom_right, round_up
-from resshift.state_dict import load_strictly
+from resshift.state_dict import load_strictly, official_weights
 from resshift.swin_attention import SwinLayer
 from resshift.swin_unet_config import SwinUNetConfig
 
@@ -182,8 +182,8 @@ class SwinUNet(nn.Module):
         self.out = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1))
 
     @classmethod
-    def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> SwinUNet:
-        """Rebuild an official network: `params` is the YAML's `model.params`, `state_dict` the checkpoint's weights.
+    def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Any]) -> SwinUNet:
+        """Rebuild an official network: `params` is the YAML's `model.params`, `state_dict` the checkpoint.
 
         The derived buffers of the checkpoint (attention masks, position indices) are ignored.
 
@@ -196,7 +196,7 @@ class SwinUNet(nn.Module):
         config = SwinUNetConfig.from_official(params)
         with torch.device("meta"):
             unet = cls(config)
-        weights = {k: v for k, v in state_dict.items() if k.rpartition(".")[2] not in DERIVED_BUFFERS}
+        weights = {k: v for k, v in official_weights(state_dict).items() if k.rpartition(".")[2] not in DERIVED_BUFFERS}
         return load_strictly(unet, weights, "the SwinUNet's state dict").eval()
 
     def forward(self, x: Tensor, t: Tensor, lq: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resshift.padding import pad_bottom_right, round_up
 from resshift.quantizer import VectorQuantizer
-from resshift.state_dict import load_strictly
+from resshift.state_dict import load_strictly, official_weights
 from resshift.vqgan_blocks import Decoder, Encoder
 from resshift.vqgan_config import VQGANConfig
 
@@ -43,7 +43,7 @@ class VQGAN(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
     @classmethod
-    def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> VQGAN:
+    def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Any]) -> VQGAN:
         """Rebuild an official network: `params` is the YAML's `autoencoder.params`, `state_dict` the checkpoint.
 
         Returns:
@@ -55,7 +55,7 @@ class VQGAN(nn.Module):
         config = VQGANConfig.from_official(params)
         with torch.device("meta"):
             vqgan = cls(config)
-        return load_strictly(vqgan, state_dict, "the VQGAN's state dict").eval()
+        return load_strictly(vqgan, official_weights(state_dict), "the VQGAN's state dict").eval()
 
     @property
     def downscale(self) -> int:

@@ -59,6 +59,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error():
     fits = dict(state_dict)
     fits["middle_block.1.blocks.1.attn_mask"] = torch.zeros(4, 64, 64)  # derived, so tolerated
     SwinUNet.from_official(params, fits)
+    SwinUNet.from_official(params, {"state_dict": {f"module._orig_mod.{key}": value for key, value in fits.items()}})
     broken = {key: value for key, value in state_dict.items() if key != "out.2.bias"}
     broken["stray"] = torch.zeros(1)
     broken["out.2.weight"] = torch.zeros(3, 32, 1, 1)
