@@ -85,7 +85,7 @@ def plan_evaluation(recipe: Recipe, model: str, data: str, out: str) -> Evaluati
         version = champion_of(described["name"])
         if version is not None and version != described["version"]:
             champion, bundles[CHAMPION] = _resolve_model(recipe, f"models:/{described['name']}/{version}")
-    protocol = build_protocol(recipe, config, pairs)
+    protocol = build_protocol(recipe, config, pairs.digest, pairs.num_pairs)
     plan = {
         "schema_version": SCHEMA_VERSION,
         "identity": {"protocol": protocol, "model_digest": described["digest"]},

@@ -4,20 +4,19 @@ from typing import Any
 
 from evaluation.config import EvaluationConfig
 from evaluation.metrics import METRICS
-from evaluation.pair_set import PairSet
 from infra.errors import UsageError
 from infra.recipe import Recipe, difference, digest
 
 PROTOCOL_VERSION = 1
 
 
-def build_protocol(recipe: Recipe, config: EvaluationConfig, pairs: PairSet) -> dict[str, Any]:
+def build_protocol(recipe: Recipe, config: EvaluationConfig, test_set_digest: str, num_images: int) -> dict[str, Any]:
     """The protocol of an evaluation as JSON data; neither the model nor the place of the data is part of it."""
     return {
         "version": PROTOCOL_VERSION,
         "task": recipe.task,
         "scale": recipe.scale,
-        "test_set": {"digest": pairs.digest, "num_images": pairs.num_pairs},
+        "test_set": {"digest": test_set_digest, "num_images": num_images},
         "metrics": {name: METRICS[name].version for name in config.metrics},
         "colour": "8-bit RGB, 0..255, results rounded and clipped, no border cropped",
         "bicubic": "a = -0.75, pixel centres aligned by area, no antialiasing, clipped to 0..255",

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 from PIL import Image
 
 from infra.recipe import load_recipe
@@ -50,22 +49,6 @@ def tiny_restorer(seed: int = 0, scale: int = 4, task: str = "super_resolution")
         for parameter in denoiser.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.05)
     return Restorer(denoiser, None, EtaSchedule.exponential(num_steps=2), scale, task)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A migrated SQLite store without content: creating one takes seconds, copying it does not."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def mlflow_store(empty_store, tmp_path, monkeypatch) -> str:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return uri
 
 
 @pytest.fixture(scope="session")
