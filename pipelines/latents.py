@@ -119,7 +119,10 @@ class _Encoder:
 
     def __init__(self, weights: str, config: AutoencoderConfig, dataset: Dataset, url: str) -> None:
         self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        self.autoencoder = load_vqgan(Path(weights)).to(self.device, memory_format=torch.channels_last)
+        # Tensor cores want channels_last; on a CPU it makes GroupNorm many times slower.
+        self.layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        self.autoencoder = load_vqgan(Path(weights), self.device)
+        self.autoencoder.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.config, self.dataset, self.url = config, dataset, url
 
     def encode(self, shard: int) -> CommitRecord:
@@ -149,7 +152,7 @@ class _Encoder:
     @torch.inference_mode()
     def _encode(self, images: torch.Tensor, scale: int) -> np.ndarray:
         """(B, 3, h, w) in [-1, 1] -> float16 (B, C, h*scale/f, w*scale/f)."""
-        images = upscale_lq(images.to(self.device, memory_format=torch.channels_last), scale)
+        images = upscale_lq(images.to(self.device), scale).to(memory_format=self.layout)
         low = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
             latents = self.autoencoder.encode(images)
