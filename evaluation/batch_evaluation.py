@@ -28,10 +28,10 @@ from infra import storage
 from infra.errors import JobError, UsageError
 from infra.models import fetch, version_of
 from infra.recipe import Recipe, difference
-from infra.tracking import code_version
+from infra.version import code_version
 
 PLAN_FILE, SUMMARY_FILE, REPORT_FILE = "evaluation.json", "summary.json", "report.html"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of evaluation.json, the rows and summary.json; raised when any of them changes its shape
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def plan_evaluation(recipe: Recipe, model: str, data: str, out: str) -> Evaluati
     protocol = build_protocol(recipe, config, pairs.digest, pairs.num_pairs)
     plan = {
         "schema_version": SCHEMA_VERSION,
-        "identity": {"protocol": protocol, "model_digest": described["digest"]},
+        "identity": {"format": SCHEMA_VERSION, "protocol": protocol, "model_digest": described["digest"]},
         "protocol_digest": protocol_digest(protocol),
         "model": described,
         "champion": champion,

@@ -1,10 +1,8 @@
 """MLflow runs: where they are kept, and how a command opens or reopens one."""
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -17,6 +15,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from infra.errors import JobError
+from infra.version import code_version
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # the first use of a SQLite store prints each migration
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -65,19 +64,6 @@ def start_run(
         mlflow.set_tags({"code.version": code_version(), **(tags or {})})
     with run:
         yield run
-
-
-def code_version() -> str:
-    """Package version and, in a git checkout, the commit (`+dirty` with uncommitted changes)."""
-    here = Path(__file__).parent
-    described = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = f" ({described.stdout.strip()})" if described.returncode == 0 else ""
-    return version("resshift-foundry") + commit
 
 
 def _artifact_location(experiment: str) -> str | None:

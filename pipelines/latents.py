@@ -21,7 +21,7 @@ from infra.cluster import cluster
 from infra.errors import UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
-from infra.tracking import code_version
+from infra.version import code_version
 from pipelines.autoencoder import AUTOENCODER_FOLDER, AutoencoderConfig, local_autoencoder
 from pipelines.card import write_card
 from pipelines.dataset import SCHEMA_VERSION, Dataset, freeze_plan, iter_shard, open_dataset

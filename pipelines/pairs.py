@@ -19,7 +19,7 @@ from infra.cluster import cluster, run_bounded
 from infra.errors import JobError, UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
-from infra.tracking import code_version
+from infra.version import code_version
 from pipelines.card import write_card
 from pipelines.config import ShardsConfig
 from pipelines.dataset import SCHEMA_VERSION, freeze_plan
