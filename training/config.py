@@ -85,7 +85,7 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     warmup_steps: Annotated[int, Field(ge=0)] = 2_000
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.9)
     grad_clip: Rate = 10.0
-    crop_size: Positive = 256
+    crop_size: Annotated[int, Field(ge=8)] = 256
     """Side of the random HQ crops, in pixels."""
     l1_weight: Weight = 1.0
     """Weight of the mean absolute error in [-1, 1]."""
@@ -103,8 +103,8 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     """Channels of the discriminator's first layer."""
     discriminator_layers: Positive = 3
     """Strided layers of the discriminator; its receptive field doubles with each."""
-    codebook_init: bool = True
-    """Place the codebook on the first batches' latents (k-means) instead of leaving it random."""
+    codebook_start: Annotated[int, Field(ge=0)] = 1_000
+    """Steps trained as a plain autoencoder; then the codebook is placed on its latents (k-means) and used."""
     revive_every: Annotated[int, Field(ge=0)] = 500
     """Steps after which codes that were never used are moved onto current latents; 0 for never."""
     revive_until: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8

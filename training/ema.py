@@ -35,6 +35,10 @@ class Ema:
                 self.average[name].copy_(value)
         torch._foreach_lerp_(averages, values, 1.0 - decay)
 
+    def replace(self, name: str, value: Tensor) -> None:
+        """Let one entry jump to a new value, for weights that were set and not learned."""
+        self.average[name].copy_(value)
+
     def onto(self, module: Network) -> Network:
         """Give a freshly built module of the same kind the averaged weights; frozen, in evaluation mode."""
         module.load_state_dict(self.average)

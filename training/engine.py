@@ -8,6 +8,7 @@ import atexit
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -75,6 +76,13 @@ def from_main(processes: Processes, value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=processes.device)
     return box[0]
+
+
+def broadcast_from_main(processes: Processes, value: Tensor) -> Tensor:
+    """The main process's tensor in every process; all must call it with one shape and dtype."""
+    if processes.world_size > 1:
+        dist.broadcast(value, src=0)
+    return value
 
 
 def place(network: Network, device: torch.device, channels_last: bool) -> Network:
@@ -151,6 +159,16 @@ def grad_norm(engine: Any) -> float:
     return float(engine.get_global_grad_norm())
 
 
+def write_parameter(engine: Any, parameter: Tensor, value: Tensor) -> None:
+    """Overwrite a parameter of the engine's network, and the master copy that ZeRO holds of it."""
+    if engine.zero_optimization():
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        safe_set_full_fp32_param(parameter, value)
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
 def poisoned(loss: Tensor) -> Tensor:
     """The loss itself if it is finite, else one whose gradient is NaN in every process.
 
@@ -171,4 +189,5 @@ def _import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__ = {}
     logger.setLevel(logging.ERROR)  # skipped steps and progress are reported by us
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     return deepspeed

@@ -3,7 +3,6 @@
 Shapes: B batch, C latent channels, h x w latent size, H x W image size.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from resshift.process import q_sample, scale_input
 from resshift.schedule import EtaSchedule
 from training.engine import Autocast
+from training.seeding import mix
 
 
 class Decoder(Protocol):
@@ -61,16 +61,10 @@ def draw_noise(seed: int, step: int, slots: list[int], shape: tuple[int, ...], n
     """
     steps, noises = [], []
     for slot in slots:
-        generator = torch.Generator().manual_seed(_mix(seed, step, slot))
+        generator = torch.Generator().manual_seed(mix(seed, step, slot))
         steps.append(torch.randint(num_steps, (), generator=generator))
         noises.append(torch.randn(shape, generator=generator))
     return torch.stack(steps), torch.stack(noises)
-
-
-def _mix(*values: int) -> int:
-    """63 well-mixed bits that follow from the values."""
-    hashed = hashlib.blake2b(repr(values).encode(), digest_size=8)
-    return int.from_bytes(hashed.digest(), "big") >> 1
 
 
 def denoising_loss(

@@ -1,0 +1,174 @@
+"""The VQGAN trains, resumes exactly, keeps its codebook in use, and exports what make_latents takes."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from infra.errors import UsageError
+from infra.recipe import Recipe
+from resshift.vqgan import VQGAN
+from resshift.vqgan_config import VQGANConfig
+from resshift.weights import load_vqgan
+from tests.training.conftest import NETWORK, TOY, toy_recipe
+from tests.training.test_denoiser import assert_same, dying_at
+from training.autoencoder_loss import AutoencoderPass, judge, surrogate
+from training.autoencoder_run import run_autoencoder_training
+from training.codebook import Codebook, kmeans
+from training.config import AutoencoderTrainingConfig
+from training.discriminator import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
+from training.engine import Processes, autocast
+
+ALONE = Processes(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def private_store(mlflow_store):
+    return mlflow_store
+
+
+def autoencoder_recipe(**values) -> Recipe:
+    return toy_recipe(autoencoder={**TOY["training"]["autoencoder"], **values})
+
+
+def state(out: Path, step: int) -> list[dict]:
+    folder = out / "checkpoints" / f"step-{step:06d}"
+    names = ("autoencoder", "discriminator")
+    engines = [torch.load(folder / name / "mp_rank_00_model_states.pt", weights_only=False) for name in names]
+    return [torch.load(folder / "state.pt"), *({"m": e["module"], "o": e["optimizer"]} for e in engines)]
+
+
+def test_two_and_two_steps_are_four_steps_bit_for_bit(pairs, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_autoencoder_training(autoencoder_recipe(), str(pairs), str(whole))
+    with dying_at(2):
+        run_autoencoder_training(autoencoder_recipe(), str(pairs), str(parts))
+    run_autoencoder_training(autoencoder_recipe(), str(pairs), str(parts))
+    assert_same(state(whole, 4), state(parts, 4))
+    assert (whole / "autoencoder.safetensors").read_bytes() == (parts / "autoencoder.safetensors").read_bytes()
+
+
+def test_what_a_run_leaves_behind(pairs, tmp_path):
+    recipe = autoencoder_recipe(crop_size=32, lpips_weight=1.0)
+    summary = run_autoencoder_training(recipe, str(pairs), str(tmp_path))
+    assert summary.startswith(f"trained: {tmp_path}/autoencoder.json")
+    vqgan = load_vqgan(tmp_path)
+    assert vqgan.config == VQGANConfig(**NETWORK)
+    assert vqgan.latent_scale not in (0.0, 1.0)
+    run_id = json.loads((tmp_path / "mlflow_run.json").read_text())["run_id"]
+    metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+    expected = {"loss", "l1", "lpips", "commitment", "discriminator", "adversarial", "adversarial_weight",
+                "codebook_usage", "validation_reconstruction_psnr_rgb", "latent_scale"}  # fmt: skip
+    assert expected <= metrics.keys()
+    assert run_autoencoder_training(recipe, str(pairs), str(tmp_path)).startswith("already trained")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_reconstructions_get_better_and_codes_are_used(pairs, tmp_path, zero_stage):
+    recipe = autoencoder_recipe(
+        num_steps=50, codebook_start=25, revive_every=10, checkpoint_every=50, log_every=10, discriminator_weight=0.0,
+        zero_stage=zero_stage, learning_rate=3e-3, warmup_steps=5,
+    )  # fmt: skip
+    run_autoencoder_training(recipe, str(pairs), str(tmp_path))
+    client = mlflow.MlflowClient()
+    run_id = json.loads((tmp_path / "mlflow_run.json").read_text())["run_id"]
+    losses = [metric.value for metric in client.get_metric_history(run_id, "l1")]
+    usage = [metric.value for metric in client.get_metric_history(run_id, "codebook_usage")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert usage[-1] > 0.5
+
+
+def test_latent_scale_gives_latents_unit_variance(pairs, tmp_path):
+    run_autoencoder_training(autoencoder_recipe(crop_size=32), str(pairs), str(tmp_path))
+    from pipelines.dataset import iter_shard, open_dataset
+    from resshift.images import image_to_tensor
+
+    vqgan = load_vqgan(tmp_path)
+    dataset = open_dataset(str(pairs))
+    images = [image_to_tensor(s["hq"]) for shard in range(2) for s in iter_shard(dataset, shard, ("hq",))]
+    with torch.no_grad():
+        scaled = vqgan.scale_latent(vqgan.encode(torch.cat(images)))
+    assert float(scaled.std()) == pytest.approx(1.0, rel=0.15)
+
+
+def test_the_surrogate_has_the_gradient_of_the_whole_objective():
+    """Against autograd through everything at once, with the adaptive weight from the last layer's true gradients."""
+    torch.manual_seed(0)
+    config = AutoencoderTrainingConfig(l1_weight=0.7, lpips_weight=0.0, discriminator_weight=0.8, commitment_weight=0.3)
+    network = AutoencoderPass(VQGAN(VQGANConfig(**NETWORK)))
+    discriminator = PatchDiscriminator(8, 1)
+    hq = torch.rand(2, 3, 16, 16) * 2 - 1
+
+    reconstruction, commitment, _, _ = network(hq, True)
+    found = judge(
+        reconstruction, hq, config=config, perceptual=None, discriminator=discriminator, network=network,
+        autocast=autocast("float32", torch.device("cpu")),
+    )  # fmt: skip
+    surrogate(reconstruction, found.gradient, commitment, 0.3).backward()
+    ours = [parameter.grad.clone() for parameter in network.parameters()]
+
+    network.zero_grad()
+    reconstruction, commitment, _, _ = network(hq, True)
+    nll = 0.7 * (reconstruction - hq).abs().mean()
+    adversarial = generator_loss(discriminator(reconstruction))
+    last = network.vqgan.decoder.conv_out.weight
+    gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (nll, adversarial)]
+    (nll + 0.8 * adaptive_weight(*gradients) * adversarial + 0.3 * commitment).backward()
+    for expected, parameter in zip(ours, network.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_hinge_losses():
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
+    assert discriminator_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 0.75))
+    assert generator_loss(fake).item() == pytest.approx(1.25)
+
+
+def test_kmeans_finds_the_clusters():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    vectors = (centres[:, None] + 0.1 * torch.randn(3, 50, 2, generator=generator)).flatten(0, 1)
+    found = kmeans(vectors, 6, generator)
+    assert torch.cdist(centres, found).min(dim=1).values.max() < 0.2
+    assert len(kmeans(vectors[:2], 5, generator)) == 5
+
+
+def test_dead_codes_are_moved_onto_latents_and_others_stay():
+    weight = torch.nn.Parameter(torch.full((4, 2), 100.0))
+
+    class Engine:
+        def zero_optimization(self) -> bool:
+            return False
+
+    codebook = Codebook(Engine(), weight, ALONE)
+    z = torch.arange(8.0).view(1, 2, 2, 2)
+    codebook.observe(z, torch.tensor([1, 1, 3, 1]))
+    usage, dead = codebook.usage()
+    assert usage == 0.5
+    assert dead.tolist() == [True, False, True, False]
+    codebook.revive(dead, seed=0)
+    vectors = [[0.0, 4.0], [1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]
+    assert [row in vectors for row in weight.tolist()] == [True, False, True, False]
+    assert codebook.usage()[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"crop_size": 64}, "crop_size: 64 must be a multiple of 4, at most the dataset's hq_size 32"),
+        ({"crop_size": 24, "lpips_weight": 1.0}, "crop_size: 24 is too small for LPIPS"),
+        ({"codebook_start": 4}, "codebook_start: 4 leaves the codebook out of all 4 steps"),
+        ({"global_batch_size": 16}, "10 samples to train on are fewer than one global batch of 16"),
+    ],
+)
+def test_what_does_not_fit_is_refused(pairs, tmp_path, values, expected):
+    with pytest.raises(UsageError, match=expected):
+        run_autoencoder_training(autoencoder_recipe(**values), str(pairs), str(tmp_path))
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(pairs, tmp_path):
+    plan = json.loads(run_autoencoder_training(autoencoder_recipe(), str(pairs), str(tmp_path / "out"), dry_run=True))
+    assert plan["recipe"]["training"]["crop_size"] == 24
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,92 @@
+"""The VQGAN's training loop, and what is measured on held-out and on training images."""
+
+import torch
+
+from resshift.images import image_to_tensor, tensor_to_image
+from resshift.vqgan import VQGAN
+from training.autoencoder_step import AutoencoderTraining
+from training.autoencoder_task import AutoencoderTask
+from training.checkpoint import Checkpoints
+from training.engine import Processes, grad_norm
+from training.figures import bar_of, psnr, sum_over
+from training.loader import BatchLoader, held_out_samples
+from training.lr import learning_rate
+from training.tracker import Tracker
+
+FIELDS = ("hq",)
+SCALE_BATCHES = 16
+
+
+def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tracker: Tracker) -> VQGAN:
+    """Train to the last step, going on from the newest whole checkpoint below `out`.
+
+    Returns the VQGAN with the averaged weights and its latent_scale, on the CPU. Raises UsageError for a checkpoint of
+    another recipe, JobError when the loss stays non-finite. All processes must call this.
+    """
+    config = task.config
+    torch.manual_seed(config.seed + processes.rank)  # for dropout
+    checkpoints = Checkpoints(out, processes, task.resolved, config.zero_stage, config.keep_checkpoints)
+    saved = checkpoints.latest()
+    training = AutoencoderTraining(task, out, processes)
+    if saved is not None:
+        training.load_state_dict(checkpoints.load(saved, training.engines))
+    start = saved.step if saved else 0
+    figures = training.figures
+    with (
+        BatchLoader(task.dataset, task.order, FIELDS, processes, start, config.num_steps) as loader,
+        bar_of(processes, "training autoencoder", config.num_steps, start) as bar,
+    ):
+        for batch in loader:
+            training.step(batch)
+            engine = training.engines["autoencoder"]
+            figures.step_done(
+                config.global_batch_size,
+                loader.wait_seconds,
+                grad_norm=grad_norm(engine),
+                lr=learning_rate(batch.step, config),
+            )
+            bar.advance(1, **figures.glance("loss"))
+            step = batch.step + 1
+            if config.due(step, config.log_every):
+                tracker.metrics(step, figures.collect(skipped_steps=training.bad_steps.skipped))
+            if config.validation_samples and config.due(step, config.validate_every):
+                tracker.metrics(step, validate(task, training.ema.onto(task.build_autoencoder()), processes))
+            if config.due(step, config.checkpoint_every):
+                checkpoints.save(step, training.engines, training.state_dict())
+    vqgan = training.ema.onto(task.build_autoencoder())
+    vqgan.latent_scale = latent_scale(task, vqgan, processes)
+    tracker.metrics(config.num_steps, {"latent_scale": vqgan.latent_scale})
+    return vqgan
+
+
+@torch.inference_mode()
+def validate(task: AutoencoderTask, vqgan: VQGAN, processes: Processes) -> dict[str, float]:
+    """PSNR (RGB, dB) of held-out images after encoding, quantising and decoding.
+
+    Every process computes a share of them.
+    """
+    vqgan.to(processes.device)
+    samples = held_out_samples(task.dataset, task.order, task.config.validation_samples, FIELDS)
+    totals = torch.zeros(2, dtype=torch.float64)
+    for sample in samples[processes.rank :: processes.world_size]:
+        image = image_to_tensor(sample["hq"]).to(processes.device)
+        restored = tensor_to_image(vqgan(image)[0])
+        totals += torch.tensor([psnr(restored, sample["hq"]), 1.0])
+    total, count = sum_over(processes, totals).tolist()
+    return {"validation_reconstruction_psnr_rgb": total / count}
+
+
+@torch.inference_mode()
+def latent_scale(task: AutoencoderTask, vqgan: VQGAN, processes: Processes) -> float:
+    """1 / standard deviation of raw latents, over the crops of the first batches of training data."""
+    vqgan.to(processes.device)
+    count, total, squares = 0, 0.0, 0.0
+    with BatchLoader(task.dataset, task.order, FIELDS, processes, 0, SCALE_BATCHES) as loader:
+        for batch in loader:
+            for part in batch.micro(task.config.micro_batch_size):
+                z = vqgan.encode(task.crops(part, processes.device)).double()
+                count, total, squares = count + z.numel(), total + float(z.sum()), squares + float(z.square().sum())
+    count, total, squares = sum_over(processes, torch.tensor([count, total, squares], dtype=torch.float64)).tolist()
+    variance = squares / count - (total / count) ** 2
+    vqgan.to("cpu")
+    return 1.0 / max(variance, 1e-12) ** 0.5

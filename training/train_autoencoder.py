@@ -1,0 +1,30 @@
+"""Train the VQGAN of a recipe on the HQ images of pair shards. The same command resumes."""
+
+from typing import Annotated
+
+import typer
+
+from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, run
+from infra.recipe import load_recipe
+from training.autoencoder_run import run_autoencoder_training
+
+
+def main(
+    recipe: RecipeOption,
+    data: Annotated[str, typer.Option(help="Folder or s3:// prefix of pair shards.", show_default=False)],
+    out: OutOption,
+    overrides: OverridesArgument = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train the VQGAN of a recipe on the HQ images of pair shards. The same command resumes."""
+    summary = run_autoencoder_training(load_recipe(recipe, overrides), data, out, dry_run)
+    if summary:
+        print(summary)
+
+
+def cli() -> None:
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()
