@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from degradations.degradation import DegradationSection
-from degradations.steps import MatlabBicubic, Step
+from degradations.degradation import DegradationSection, Drawn
+from degradations.steps import MatlabBicubic
 
 
 class BicubicSection(DegradationSection):
@@ -15,5 +15,5 @@ class BicubicSection(DegradationSection):
 
     name: Literal["bicubic"] = "bicubic"
 
-    def draw(self, rng: np.random.Generator, height: int, width: int, scale: int) -> tuple[Step, ...]:
-        return (MatlabBicubic(scale=1 / scale),)
+    def draw(self, rng: np.random.Generator, height: int, width: int, scale: int) -> Drawn:
+        return Drawn(steps=(MatlabBicubic(scale=1 / scale),))

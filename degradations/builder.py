@@ -7,22 +7,37 @@ from typing import Any
 
 from degradations.bicubic import BicubicSection
 from degradations.degradation import Degradation, DegradationSection
+from degradations.face import FaceSection
+from degradations.inpainting import InpaintingSection
 from degradations.realesrgan import PRESETS, RealESRGANSection
 from degradations.sections import merged, parse
 
-TASKS = ("realesrgan", "bicubic")
 SCALES = (1, 2, 4, 8)
+PLAIN_TASKS: dict[str, type[DegradationSection]] = {
+    "bicubic": BicubicSection,
+    "face": FaceSection,
+    "inpainting": InpaintingSection,
+}
+SAME_SIZE_TASKS = ("face", "inpainting")
+TASKS = ("realesrgan", *PLAIN_TASKS)
 
 
-def build(section: str | Mapping[str, Any], scale: int = 4) -> Degradation:
+def build(section: str | Mapping[str, Any], scale: int | None = None) -> Degradation:
     """The degradation of `section`: a task's name, or a mapping with `name` and whatever differs from its defaults.
 
-    `scale` is the ratio of HQ to LQ size: 1, 2, 4 or 8. Raises ValueError for an unknown task, key or scale and for
+    `scale` is the ratio of HQ to LQ size: 1, 2, 4 or 8; 1 for face and inpainting, whose LQ is as large as the HQ.
+    Without it: 1 for those, 4 for super-resolution. Raises ValueError for an unknown task, key or scale and for
     ranges and probabilities that cannot be, naming the field, the value and the remedy.
     """
+    parsed = parse_section(section)
+    same_size = parsed.name in SAME_SIZE_TASKS
+    if scale is None:
+        scale = 1 if same_size else 4
     if scale not in SCALES:
         raise ValueError(f"scale is {scale!r}; valid scales are {', '.join(map(str, SCALES))}")
-    return Degradation(parse_section(section), scale)
+    if same_size and scale != 1:
+        raise ValueError(f"scale is {scale}; the LQ of {parsed.name!r} is as large as its HQ, so scale must be 1")
+    return Degradation(parsed, scale)
 
 
 def parse_section(section: str | Mapping[str, Any]) -> DegradationSection:
@@ -34,6 +49,6 @@ def parse_section(section: str | Mapping[str, Any]) -> DegradationSection:
         if preset not in PRESETS:
             raise ValueError(f"degradation.preset is {preset!r}; valid presets are {', '.join(PRESETS)}")
         return parse(RealESRGANSection, merged(PRESETS[preset], values), "degradation")
-    if name == "bicubic":
-        return parse(BicubicSection, values, "degradation")
+    if name in PLAIN_TASKS:
+        return parse(PLAIN_TASKS[name], values, "degradation")
     raise ValueError(f"degradation.name is {name!r}; valid names are {', '.join(TASKS)}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from degradations.arrays import check_hq, to_uint8
+from degradations.masks import Shape, blacked_out, paint_mask
 from degradations.sections import Section, parse
 from degradations.seeding import sample_generator
 from degradations.steps import Step, apply_steps
@@ -26,7 +27,8 @@ MIN_LQ_SIDE = 8
 class Pair:
     """An HQ image, its degraded LQ, and what was done.
 
-    hq: uint8 (H, W, 3). lq: uint8 (H/scale, W/scale, 3). mask: None, or uint8 (H, W) with 1 = missing.
+    hq: uint8 (H, W, 3), the target: what was handed in, or its gray version where the record says so.
+    lq: uint8 (H/scale, W/scale, 3). mask: None, or uint8 (H, W) with 1 = missing.
     record: JSON-able; `Degradation.replay` rebuilds lq (and mask) from it.
     """
 
@@ -49,6 +51,19 @@ class Record(Section):
     """Of the HQ, pixels."""
     width: int
     steps: tuple[Step, ...]
+    """From HQ to LQ, in order."""
+    hq_steps: tuple[Step, ...] = ()
+    """What happens to the HQ itself, before anything else."""
+    mask: tuple[Shape, ...] | None = None
+    """What is missing (inpainting); None where the task knows no mask."""
+
+
+class Drawn(NamedTuple):
+    """What a section draws for one image; the fields as in `Record`."""
+
+    steps: tuple[Step, ...] = ()
+    hq_steps: tuple[Step, ...] = ()
+    mask: tuple[Shape, ...] | None = None
 
 
 class DegradationSection(Section, ABC):
@@ -57,8 +72,8 @@ class DegradationSection(Section, ABC):
     name: str
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator, height: int, width: int, scale: int) -> tuple[Step, ...]:
-        """The steps for one image of `height` x `width` pixels, every parameter drawn from `rng`."""
+    def draw(self, rng: np.random.Generator, height: int, width: int, scale: int) -> Drawn:
+        """What to do with one image of `height` x `width` pixels, every parameter drawn from `rng`."""
 
 
 class Degradation:
@@ -88,7 +103,7 @@ class Degradation:
             variant=variant,
             height=height,
             width=width,
-            steps=self.section.draw(rng, height, width, self.scale),
+            **self.section.draw(rng, height, width, self.scale)._asdict(),
         )
 
     def replay(self, hq: NDArray[np.uint8], record: Mapping[str, Any]) -> Pair:
@@ -113,5 +128,10 @@ class Degradation:
         return check_hq(hq, multiple=self.scale, minimum=MIN_LQ_SIDE * self.scale)
 
     def _apply(self, hq: NDArray[np.uint8], record: Record) -> Pair:
+        target = to_uint8(apply_steps(hq, record.hq_steps))
         lq = to_uint8(apply_steps(hq, record.steps))
-        return Pair(hq=hq, lq=lq, record=record.model_dump(mode="json"))
+        mask = None
+        if record.mask is not None:
+            mask = paint_mask(record.height, record.width, record.mask)
+            lq = blacked_out(lq, mask)
+        return Pair(hq=target, lq=lq, mask=mask, record=record.model_dump(mode="json"))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator
 
-from degradations.degradation import DegradationSection
+from degradations.degradation import DegradationSection, Drawn
 from degradations.draws import happens, integer, odd, one_of, pick, uniform
 from degradations.resize import RESIZE_MODES
 from degradations.sections import (
@@ -91,7 +91,7 @@ class RealESRGANSection(DegradationSection):
     second: StageSection
     final_sinc_prob: Probability
 
-    def draw(self, rng: np.random.Generator, height: int, width: int, scale: int) -> tuple[Step, ...]:
+    def draw(self, rng: np.random.Generator, height: int, width: int, scale: int) -> Drawn:
         lq_height, lq_width = height // scale, width // scale
         first, second = self.first, self.second
         steps: list[Step] = [
@@ -112,7 +112,7 @@ class RealESRGANSection(DegradationSection):
             finish.append(Blur(kernel=SincKernel(size=size, cutoff=uniform(rng, (math.pi / 3, math.pi)))))
         compress: list[Step] = [_jpeg(rng, second)]
         steps += finish + compress if happens(rng, 0.5) else compress + finish
-        return tuple(steps)
+        return Drawn(steps=tuple(steps))
 
 
 def draw_kernel(rng: np.random.Generator, section: BlurSection) -> AnyKernel:

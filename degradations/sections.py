@@ -32,9 +32,27 @@ def _not_negative(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _counts(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] < 1:
+        raise ValueError("the lower end must be at least 1")
+    return value
+
+
+def _fraction(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] < 0 or value[1] > 1:
+        raise ValueError("fractions lie in 0..1")
+    return value
+
+
 def _odd(value: tuple[int, int]) -> tuple[int, int]:
     if value[0] < 1 or value[0] % 2 == 0 or value[1] % 2 == 0:
         raise ValueError("kernel sizes must be odd and at least 1")
+    return value
+
+
+def _odd_size(value: int) -> int:
+    if value < 1 or value % 2 == 0:
+        raise ValueError("a kernel size must be odd and at least 1")
     return value
 
 
@@ -59,8 +77,11 @@ Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 PositiveRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
 NonNegativeRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_not_negative)]
 CountRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_not_negative)]
+PositiveCountRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_counts)]
+FractionRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_fraction)]
 OddRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_odd)]
 QualityRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_quality)]
+OddSize = Annotated[int, AfterValidator(_odd_size)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 S = TypeVar("S", bound=BaseModel)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -130,6 +131,15 @@ class PoissonNoise(Section):
         return noise.poisson_noise(image, self.scale, self.seed, gray=self.gray)
 
 
+class Gray(Section):
+    """Three channels of the luma (0.299, 0.587, 0.114)."""
+
+    op: Literal["gray"] = "gray"
+
+    def apply(self, image: NDArray) -> NDArray:
+        return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
 class Jpeg(Section):
     op: Literal["jpeg"] = "jpeg"
     quality: int
@@ -139,7 +149,7 @@ class Jpeg(Section):
 
 
 Step = Annotated[
-    Blur | Rescale | Resize | MatlabBicubic | GaussianNoise | PoissonNoise | Jpeg, Field(discriminator="op")
+    Blur | Rescale | Resize | MatlabBicubic | GaussianNoise | PoissonNoise | Jpeg | Gray, Field(discriminator="op")
 ]
 
 

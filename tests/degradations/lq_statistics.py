@@ -7,7 +7,14 @@ from scipy.stats import ks_2samp
 
 
 def crops(spec, size=256):
-    return [getattr(skimage.data, name)()[y : y + size, x : x + size] for name, y, x in spec["crops"]]
+    """The crops the golden statistics were made on, RGB uint8; a photo that is too small is enlarged in float."""
+    images = [getattr(skimage.data, name)()[y : y + size, x : x + size] for name, y, x in spec["crops"]]
+    return [image if image.shape[:2] == (size, size) else _enlarged(image, size) for image in images]
+
+
+def _enlarged(image, size):
+    resized = cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return np.rint(resized).astype(np.uint8)
 
 
 def lq_statistics(hq, lq):
