@@ -125,6 +125,21 @@ def test_a_set_in_which_nothing_can_be_measured_fails(recipe, bundle, tmp_path, 
         evaluate(recipe, str(bundle), str(tmp_path / "set"), str(tmp_path / "out"))
 
 
+def test_what_was_measured_survives_a_tracking_server_that_is_down(
+    recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray, monkeypatch
+):
+    out = str(tmp_path / "out")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(JobError, match=r"MLflow at http://127.0.0.1:9: .*; check MLFLOW_TRACKING_URI"):
+        evaluate(recipe, str(bundle), str(folder_pairs), out, workers=1)
+    assert len(finished_shards(out)) == 3
+    assert (tmp_path / "out" / "report.html").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
+    evaluate(recipe, str(bundle), str(folder_pairs), out, workers=1)
+    assert len(client().search_runs(["1"], "tags.kind = 'evaluation'")) == 1
+
+
 def test_bad_input_is_one_clear_line(recipe, folder_pairs, bundle, tmp_path, mlflow_store):
     pairs, out = str(folder_pairs), str(tmp_path / "out")
     (tmp_path / "empty" / "hq").mkdir(parents=True)
