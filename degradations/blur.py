@@ -1,7 +1,7 @@
 """Filtering an image with an arbitrary small kernel, fast.
 
 OpenCV's dense filter costs time per nonzero weight, and ten times more from 130 weights up, where it turns to the
-Fourier transform. Two ways around, of which the cheaper is taken:
+Fourier transform. Two ways around, and the cheapest of the three is taken:
 
 - a sum of separable filters: blur kernels are smooth, so in K = Σ_r s_r u_r v_rᵀ few terms matter;
 - dense filtering in bands of fewer than 130 weights, negligible ones dropped: a narrow tilted kernel is mostly zeros.
@@ -25,8 +25,10 @@ TOLERANCE = 3e-4
 _MS_PER_WEIGHT = 0.0067
 _MS_PER_BAND = 0.03
 _MS_PER_TERM = 0.04
-_MS_PER_TERM_AND_TAP = 0.0145
+_MS_PER_TERM_AND_TAP = 0.0125
+_MS_PER_TERM_AND_TAP_SQUARED = 0.0003  # long filters fall out of the cache
 _MS_TO_SPLIT = 0.08  # whatever the image
+_MS_FOURIER = 4.0  # whatever the kernel
 _DENSE_LIMIT = 129  # weights in one dense filter before OpenCV turns to the Fourier transform
 
 
@@ -45,11 +47,14 @@ def filter2d(image: NDArray, kernel: NDArray) -> NDArray[np.float32]:
     area = image.shape[0] * image.shape[1] / 256**2
     sparse = _sparse(kernel)
     dense_ms = area * (np.count_nonzero(sparse) * _MS_PER_WEIGHT + (1 + sparse.size // _DENSE_LIMIT) * _MS_PER_BAND)
-    term_ms = area * (_MS_PER_TERM + size * _MS_PER_TERM_AND_TAP)
+    term_ms = area * (_MS_PER_TERM + size * _MS_PER_TERM_AND_TAP + size**2 * _MS_PER_TERM_AND_TAP_SQUARED)
     if dense_ms < _MS_TO_SPLIT + 2 * term_ms:
         return _dense(to_float32(image), sparse)
     columns, rows = separable_terms(kernel)
-    if dense_ms < len(columns) * term_ms:
+    terms_ms = len(columns) * term_ms
+    if area * _MS_FOURIER < min(dense_ms, terms_ms):
+        return _direct(to_float32(image), kernel)
+    if dense_ms < terms_ms:
         return _dense(to_float32(image), sparse)
     out = _separable(image, columns[0], rows[0])
     for column, row in zip(columns[1:], rows[1:], strict=True):
@@ -123,12 +128,16 @@ def _separable(image: NDArray, column: NDArray[np.float32], row: NDArray[np.floa
     return to_float32(cv2.sepFilter2D(image, cv2.CV_32F, row, column, borderType=cv2.BORDER_REFLECT_101))
 
 
+def _direct(image: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
+    return to_float32(cv2.filter2D(image, -1, kernel.astype(np.float32), borderType=cv2.BORDER_REFLECT_101))
+
+
 def _dense(image: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
     """Direct correlation, the kernel cut into bands of rows small enough for OpenCV's direct filter."""
+    if kernel.size <= _DENSE_LIMIT:
+        return _direct(image, kernel)
     size, height = kernel.shape[0], image.shape[0]
     taps = kernel.astype(np.float32)
-    if kernel.size <= _DENSE_LIMIT:
-        return to_float32(cv2.filter2D(image, -1, taps, borderType=cv2.BORDER_REFLECT_101))
     margin = size // 2
     padded = cv2.copyMakeBorder(image, margin, margin, 0, 0, cv2.BORDER_REFLECT_101)
     step = _DENSE_LIMIT // size

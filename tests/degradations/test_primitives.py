@@ -23,6 +23,7 @@ any_kernel = st.one_of(
     st.builds(kernels.plateau, sizes, sigmas, sigmas, st.floats(-3.2, 3.2), beta=st.floats(0.5, 2)),
     st.builds(kernels.sinc, sizes, st.floats(0.6, np.pi)),
     st.builds(kernels.disk, sizes, st.floats(0.1, 10)),
+    st.builds(kernels.gaussian, st.just(41), st.floats(3, 15), st.floats(3, 15), st.floats(-3.2, 3.2)),
 )
 
 
