@@ -6,26 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from degradations.bicubic import BicubicSection
+from degradations.bsrgan import BsrganSection
+from degradations.deblurring import DeblurringSection
 from degradations.degradation import Degradation, DegradationSection
 from degradations.face import FaceSection
 from degradations.inpainting import InpaintingSection
+from degradations.paired import PairedFolders, PairedSection
 from degradations.realesrgan import PRESETS, RealESRGANSection
 from degradations.sections import merged, parse
 
 SCALES = (1, 2, 4, 8)
 PLAIN_TASKS: dict[str, type[DegradationSection]] = {
+    "bsrgan": BsrganSection,
     "bicubic": BicubicSection,
     "face": FaceSection,
     "inpainting": InpaintingSection,
+    "deblurring": DeblurringSection,
+    "paired": PairedSection,
 }
-SAME_SIZE_TASKS = ("face", "inpainting")
+SAME_SIZE_TASKS = ("face", "inpainting", "deblurring")
 TASKS = ("realesrgan", *PLAIN_TASKS)
 
 
 def build(section: str | Mapping[str, Any], scale: int | None = None) -> Degradation:
     """The degradation of `section`: a task's name, or a mapping with `name` and whatever differs from its defaults.
 
-    `scale` is the ratio of HQ to LQ size: 1, 2, 4 or 8; 1 for face and inpainting, whose LQ is as large as the HQ.
+    `scale` is the ratio of HQ to LQ size: 1, 2, 4 or 8; 1 for face, inpainting and deblurring, where
+    LQ and HQ have one size.
     Without it: 1 for those, 4 for super-resolution. Raises ValueError for an unknown task, key or scale and for
     ranges and probabilities that cannot be, naming the field, the value and the remedy.
     """
@@ -37,6 +44,8 @@ def build(section: str | Mapping[str, Any], scale: int | None = None) -> Degrada
         raise ValueError(f"scale is {scale!r}; valid scales are {', '.join(map(str, SCALES))}")
     if same_size and scale != 1:
         raise ValueError(f"scale is {scale}; the LQ of {parsed.name!r} is as large as its HQ, so scale must be 1")
+    if isinstance(parsed, PairedSection):
+        return PairedFolders(parsed, scale)
     return Degradation(parsed, scale)
 
 

@@ -38,6 +38,14 @@ class Pair:
     mask: NDArray[np.uint8] | None = None
 
 
+class Drawn(NamedTuple):
+    """What a section draws for one image; the fields as in `Record`."""
+
+    steps: tuple[Step, ...] = ()
+    hq_steps: tuple[Step, ...] = ()
+    mask: tuple[Shape, ...] | None = None
+
+
 class Record(Section):
     """Everything that was drawn for one pair."""
 
@@ -57,13 +65,24 @@ class Record(Section):
     mask: tuple[Shape, ...] | None = None
     """What is missing (inpainting); None where the task knows no mask."""
 
-
-class Drawn(NamedTuple):
-    """What a section draws for one image; the fields as in `Record`."""
-
-    steps: tuple[Step, ...] = ()
-    hq_steps: tuple[Step, ...] = ()
-    mask: tuple[Shape, ...] | None = None
+    @classmethod
+    def of(
+        cls, degradation: Degradation, seed: int, key: str, variant: int, height: int, width: int, drawn: Drawn
+    ) -> Record:
+        """The record of what `degradation` has drawn."""
+        return cls(
+            version=RECORD_VERSION,
+            degradation=degradation.section.name,
+            scale=degradation.scale,
+            seed=seed,
+            key=key,
+            variant=variant,
+            height=height,
+            width=width,
+            steps=drawn.steps,
+            hq_steps=drawn.hq_steps,
+            mask=drawn.mask,
+        )
 
 
 class DegradationSection(Section, ABC):
@@ -94,17 +113,8 @@ class Degradation:
     def draw(self, height: int, width: int, seed: int, *, key: str = "", variant: int = 0) -> Record:
         """The record for an image of this size; `replay` applies it. Draws only: no pixel is touched."""
         rng = sample_generator(seed, key, variant)
-        return Record(
-            version=RECORD_VERSION,
-            degradation=self.section.name,
-            scale=self.scale,
-            seed=seed,
-            key=key,
-            variant=variant,
-            height=height,
-            width=width,
-            **self.section.draw(rng, height, width, self.scale)._asdict(),
-        )
+        drawn = self.section.draw(rng, height, width, self.scale)
+        return Record.of(self, seed, key, variant, height, width, drawn)
 
     def replay(self, hq: NDArray[np.uint8], record: Mapping[str, Any]) -> Pair:
         """The pair `record` came from, bit for bit. Raises ValueError if the record does not fit `hq` or this task."""
@@ -130,6 +140,10 @@ class Degradation:
     def _apply(self, hq: NDArray[np.uint8], record: Record) -> Pair:
         target = to_uint8(apply_steps(hq, record.hq_steps))
         lq = to_uint8(apply_steps(hq, record.steps))
+        if lq.shape != (record.height // self.scale, record.width // self.scale, 3):  # only a stored LQ can be wrong
+            raise ValueError(
+                f"the LQ of {record.key!r} is {lq.shape[1]}x{lq.shape[0]} pixels; it no longer fits its HQ"
+            )
         mask = None
         if record.mask is not None:
             mask = paint_mask(record.height, record.width, record.mask)

@@ -17,6 +17,7 @@ Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution wi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,16 @@ from scipy.special import j1
 Kernel = NDArray[np.float64]
 
 
-def gaussian(size: int, sigma_x: float, sigma_y: float | None = None, theta: float = 0.0) -> Kernel:
+def gaussian(
+    size: int, sigma_x: float, sigma_y: float | None = None, theta: float = 0.0, *, shift: float = 0.0
+) -> Kernel:
     """Gaussian kernel, isotropic unless `sigma_y` (pixels) and `theta` (radians from the x axis) say otherwise.
+
+    `shift` moves its peak to the right and down, pixels.
 
     Raises ValueError for an even or non-positive `size` and for sigmas that are not positive.
     """
-    return _normalized(np.exp(-0.5 * _squared_radius(size, sigma_x, sigma_y, theta)))
+    return _normalized(np.exp(-0.5 * _squared_radius(size, sigma_x, sigma_y, theta, shift)))
 
 
 def generalized_gaussian(
@@ -71,17 +76,42 @@ def disk(size: int, radius: float) -> Kernel:
     return _normalized(covered)
 
 
+def motion(points: Sequence[tuple[float, float]]) -> Kernel:
+    """Motion blur: the time spent at each pixel on the way through `points` (x, y), pixels, equal time between them.
+
+    The kernel is as large as the points, taken about their origin, need.
+    """
+    if len(points) < 2:
+        raise ValueError(f"a trajectory has {len(points)} points; it needs at least 2")
+    corners = np.asarray(points, dtype=np.float64)
+    half = math.ceil(np.abs(corners).max()) + 1
+    longest = np.hypot(*np.diff(corners, axis=0).T).max()
+    per_segment = max(2, math.ceil(longest / 0.05))
+    fraction = (np.arange(per_segment) + 0.5) / per_segment
+    path = corners[:-1, None] + np.diff(corners, axis=0)[:, None] * fraction[:, None]
+    x, y = path.reshape(-1, 2).T + half
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    kernel = np.zeros((2 * half + 1, 2 * half + 1))
+    for right in (0, 1):  # shared among the four pixels around, bilinearly
+        for down in (0, 1):
+            weight = np.abs(1 - right - (x - left)) * np.abs(1 - down - (y - top))
+            np.add.at(kernel, (top + down, left + right), weight)
+    return _normalized(kernel)
+
+
 def _axis(size: int) -> NDArray[np.float64]:
     if size < 1 or size % 2 == 0:
         raise ValueError(f"kernel size is {size}; it must be odd and positive, so that the kernel has a centre")
     return np.arange(size, dtype=np.float64) - size // 2
 
 
-def _squared_radius(size: int, sigma_x: float, sigma_y: float | None, theta: float) -> NDArray[np.float64]:
+def _squared_radius(
+    size: int, sigma_x: float, sigma_y: float | None, theta: float, shift: float = 0.0
+) -> NDArray[np.float64]:
     sigma_y = sigma_x if sigma_y is None else sigma_y
     _check_positive("sigma_x", sigma_x)
     _check_positive("sigma_y", sigma_y)
-    axis = _axis(size)
+    axis = _axis(size) - shift
     x, y = axis[None, :], axis[:, None]
     cos, sin = math.cos(theta), math.sin(theta)
     return ((x * cos + y * sin) / sigma_x) ** 2 + ((y * cos - x * sin) / sigma_y) ** 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,16 @@ def poisson_noise(image: Image, scale: float, seed: int, *, gray: bool = False) 
     noise = to_float32(cv2.LUT(levels, (first_counts(photons) * unit - np.arange(256)).astype(np.float32)))
     cv2.scaleAdd(to_float32(offsets), unit, noise, dst=noise)
     return _clipped_sum(image, noise, scale)
+
+
+def correlated_noise(image: Image, mixing: Sequence[Sequence[float]], seed: int) -> Image:
+    """Adds `mixing` (3, 3) times a standard normal vector to every pixel, in gray levels. Clips to 0..255."""
+    matrix = np.asarray(mixing, dtype=np.float32)
+    if matrix.shape != (3, 3):
+        raise ValueError(f"mixing has shape {matrix.shape}; it must be 3 rows of 3 numbers")
+    image = to_float32(image)
+    noise = cv2.transform(standard_normal(image.shape, generator(seed)), matrix)
+    return _clipped_sum(image, to_float32(noise), 1.0)
 
 
 def photons_at_white(levels: NDArray[np.uint8]) -> int:

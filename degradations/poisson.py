@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import poisson
+from scipy.special import gammaln, xlogy
 
 _SLOTS = 256
 MAX_PHOTONS = 256  # counts of a rate up to 256 fit 256 slots with 8 standard deviations to either side
@@ -46,7 +46,8 @@ def first_counts(photons: int) -> NDArray[np.int64]:
 def _alias_table(photons: int) -> NDArray[np.uint32]:
     """(256 levels x 256 slots,) words of threshold << 8 | alias; built for all rates at once, poorest slot first."""
     counts = first_counts(photons)[:, None] + np.arange(_SLOTS)
-    share = poisson.pmf(counts, _rates(photons)[:, None])
+    rates = _rates(photons)[:, None]
+    share = np.exp(xlogy(counts, rates) - rates - gammaln(counts + 1))  # the Poisson probabilities
     share *= _SLOTS / share.sum(axis=1, keepdims=True)  # 1 is a slot that needs no alias
     threshold = np.ones_like(share)
     alias = np.tile(np.arange(_SLOTS), (256, 1))

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from degradations import blur, jpeg, kernels, noise, resize
+from degradations import blur, jpeg, kernels, linear_light, noise, resize
 from degradations.sections import Section
 
 Seed = Annotated[int, Field(ge=0)]
@@ -28,6 +29,19 @@ class GaussianKernel(Section):
 
     def array(self) -> kernels.Kernel:
         return kernels.gaussian(self.size, self.sigma_x, self.sigma_y, self.theta)
+
+
+class ShiftedGaussianKernel(Section):
+    """A round Gaussian off the centre, for use before decimation."""
+
+    kind: Literal["shifted_gaussian"] = "shifted_gaussian"
+    size: int
+    sigma: float
+    shift: float
+    """Of the peak, to the right and down, pixels."""
+
+    def array(self) -> kernels.Kernel:
+        return kernels.gaussian(self.size, self.sigma, shift=self.shift)
 
 
 class GeneralizedGaussianKernel(Section):
@@ -64,8 +78,37 @@ class SincKernel(Section):
         return kernels.sinc(self.size, self.cutoff)
 
 
+class DiskKernel(Section):
+    """Defocus."""
+
+    kind: Literal["disk"] = "disk"
+    size: int
+    radius: float
+
+    def array(self) -> kernels.Kernel:
+        return kernels.disk(self.size, self.radius)
+
+
+class MotionKernel(Section):
+    """Camera shake."""
+
+    kind: Literal["motion"] = "motion"
+    points: tuple[tuple[float, float], ...]
+    """(x, y) in pixels about the centre, equal time between them."""
+
+    def array(self) -> kernels.Kernel:
+        return kernels.motion(self.points)
+
+
 AnyKernel = Annotated[
-    GaussianKernel | GeneralizedGaussianKernel | PlateauKernel | SincKernel, Field(discriminator="kind")
+    GaussianKernel
+    | ShiftedGaussianKernel
+    | GeneralizedGaussianKernel
+    | PlateauKernel
+    | SincKernel
+    | DiskKernel
+    | MotionKernel,
+    Field(discriminator="kind"),
 ]
 
 
@@ -110,6 +153,16 @@ class MatlabBicubic(Section):
         return resize.matlab_bicubic(image, self.scale)
 
 
+class Decimate(Section):
+    """Every factor-th pixel, from the first."""
+
+    op: Literal["decimate"] = "decimate"
+    factor: Annotated[int, Field(ge=1)]
+
+    def apply(self, image: NDArray) -> NDArray:
+        return np.ascontiguousarray(image[:: self.factor, :: self.factor])
+
+
 class GaussianNoise(Section):
     op: Literal["gaussian_noise"] = "gaussian_noise"
     sigma: float
@@ -131,6 +184,43 @@ class PoissonNoise(Section):
         return noise.poisson_noise(image, self.scale, self.seed, gray=self.gray)
 
 
+class CorrelatedNoise(Section):
+    """Gaussian noise whose channels are correlated: mixing · z per pixel, z standard normal."""
+
+    op: Literal["correlated_noise"] = "correlated_noise"
+    mixing: tuple[tuple[float, float, float], ...]
+    seed: Seed
+
+    def apply(self, image: NDArray) -> NDArray:
+        return noise.correlated_noise(image, self.mixing, self.seed)
+
+
+class SensorNoise(Section):
+    """Shot and read noise of linear light."""
+
+    op: Literal["sensor_noise"] = "sensor_noise"
+    shot: float
+    read: float
+    seed: Seed
+
+    def apply(self, image: NDArray) -> NDArray:
+        return linear_light.sensor_noise(image, self.shot, self.read, self.seed)
+
+
+class SrgbToLinear(Section):
+    op: Literal["srgb_to_linear"] = "srgb_to_linear"
+
+    def apply(self, image: NDArray) -> NDArray:
+        return linear_light.srgb_to_linear(image)
+
+
+class LinearToSrgb(Section):
+    op: Literal["linear_to_srgb"] = "linear_to_srgb"
+
+    def apply(self, image: NDArray) -> NDArray:
+        return linear_light.linear_to_srgb(image)
+
+
 class Gray(Section):
     """Three channels of the luma (0.299, 0.587, 0.114)."""
 
@@ -148,8 +238,40 @@ class Jpeg(Section):
         return jpeg.jpeg(image, self.quality)
 
 
+class Stored(Section):
+    """An image that exists already, instead of one that is made."""
+
+    op: Literal["stored"] = "stored"
+    path: str
+
+    def load(self) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3). Raises ValueError if the file is missing or no image."""
+        try:
+            with Image.open(self.path) as image:
+                return np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{self.path} is no readable image ({error}); restore it") from None
+
+    def apply(self, image: NDArray) -> NDArray:
+        return self.load()
+
+
 Step = Annotated[
-    Blur | Rescale | Resize | MatlabBicubic | GaussianNoise | PoissonNoise | Jpeg | Gray, Field(discriminator="op")
+    Blur
+    | Rescale
+    | Resize
+    | MatlabBicubic
+    | Decimate
+    | GaussianNoise
+    | PoissonNoise
+    | CorrelatedNoise
+    | SensorNoise
+    | SrgbToLinear
+    | LinearToSrgb
+    | Jpeg
+    | Gray
+    | Stored,
+    Field(discriminator="op"),
 ]
 
 

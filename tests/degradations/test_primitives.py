@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate
 from scipy.stats import kstest
+from scipy.stats import poisson as poisson_distribution
 
 from degradations import blur, jpeg, kernels, noise
+from degradations.poisson import _alias_table, first_counts
 
 images = st.builds(
     lambda height, width, seed: np.random.default_rng(seed).uniform(0, 255, (height, width, 3)).astype(np.float32),
@@ -105,3 +107,15 @@ def test_jpeg_is_420_and_gets_worse_with_lower_quality(photo):
     assert encoded[frame + 14] == encoded[frame + 17] == 0x11
     with pytest.raises(ValueError, match="jpeg quality is 0"):
         jpeg.jpeg(photo, 0)
+
+
+@pytest.mark.parametrize("photons", [1, 16, 256])
+def test_the_alias_table_holds_the_poisson_probabilities(photons):
+    table = _alias_table(photons).reshape(256, 256)
+    threshold, alias = (table >> 8) / 2**24, table & 255
+    drawn = threshold / 256
+    for slot in range(256):
+        np.add.at(drawn, (np.arange(256), alias[:, slot]), (1 - threshold[:, slot]) / 256)
+    counts = first_counts(photons)[:, None] + np.arange(256)
+    exact = poisson_distribution.pmf(counts, np.arange(256)[:, None] * photons / 255)
+    np.testing.assert_allclose(drawn, exact, atol=1e-7)

@@ -1,0 +1,104 @@
+"""What holds for every task, and the particulars of bsrgan and deblurring."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from degradations import build, kernels, linear_light
+from degradations.steps import MotionKernel
+
+TASKS = [("realesrgan", 4), ("realesrgan", 1), ("bsrgan", 4), ("bsrgan", 2), ("bicubic", 4), ("face", 1)]
+TASKS += [("inpainting", 1), ("deblurring", 1)]
+
+
+@pytest.mark.parametrize(("name", "scale"), TASKS)
+def test_every_task_replays_from_json_bit_for_bit(photo, name, scale):
+    degrade = build(name, scale=scale)
+    before = photo.copy()
+    for seed in range(12):
+        pair = degrade(photo, seed=seed, key="a/b", variant=2)
+        again = degrade.replay(photo, json.loads(json.dumps(pair.record)))
+        assert pair.lq.shape == (256 // scale, 256 // scale, 3)
+        assert pair.lq.dtype == np.uint8
+        np.testing.assert_array_equal(again.lq, pair.lq)
+    np.testing.assert_array_equal(photo, before)
+
+
+def test_another_process_makes_the_same_bytes(photo):
+    code = (
+        "import hashlib, json, sys, numpy as np; from degradations import build\n"
+        "hq = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)\n"
+        "for name, scale in json.loads(sys.argv[1]):\n"
+        "    print(hashlib.sha256(build(name, scale=scale)(hq, seed=9, key='k').lq.tobytes()).hexdigest())\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, json.dumps(order)], capture_output=True, text=True, check=True)
+        for order in (TASKS, TASKS[::-1])
+    ]
+    first, second = (run.stdout.split() for run in runs)
+    assert first == second[::-1]
+    assert len(first) == len(TASKS)
+
+
+@given(
+    task=st.sampled_from(TASKS),
+    sides=st.tuples(st.integers(8, 30), st.integers(8, 30)),
+    seed=st.integers(0, 2**63 - 1),
+    key=st.text(max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_size_seed_and_key_work(task, sides, seed, key):
+    name, scale = task
+    hq = np.random.default_rng(1).integers(0, 256, (sides[0] * scale, sides[1] * scale, 3), dtype=np.uint8)
+    pair = build(name, scale=scale)(hq, seed=seed, key=key)
+    assert pair.lq.shape == (*sides, 3)
+    assert pair.record["key"] == key
+
+
+def test_bsrgan_shuffles_its_order():
+    degrade = build("bsrgan", scale=4)
+    orders = {tuple(step.op for step in degrade.draw(256, 256, seed).steps) for seed in range(200)}
+    assert len(orders) > 60
+    assert all(order[-1] == "jpeg" for order in orders)
+    halved = sum(degrade.draw(256, 256, seed).steps[0].op == "matlab_bicubic" for seed in range(400))
+    assert 25 <= halved <= 80  # an eighth
+
+
+def test_motion_keeps_the_image_in_place_and_its_length():
+    straight = kernels.motion([(-4.0, 0.0), (4.0, 0.0)])
+    row = straight[straight.shape[0] // 2]
+    assert straight.sum() == pytest.approx(1)
+    np.testing.assert_allclose(row, row[::-1], atol=1e-12)
+    assert np.count_nonzero(row > 0.01) == 9
+    for seed in range(50):
+        kernel = build({"name": "deblurring", "kind_prob": {"shake": 1}}).draw(64, 64, seed).steps[1].kernel
+        assert isinstance(kernel, MotionKernel)
+        array = kernel.array()
+        axis = np.arange(array.shape[0]) - array.shape[0] // 2
+        assert abs((array.sum(axis=0) * axis).sum()) < 1
+        assert abs((array.sum(axis=1) * axis).sum()) < 1
+    with pytest.raises(ValueError, match="a trajectory has 1 points"):
+        kernels.motion([(0.0, 0.0)])
+
+
+def test_linear_light_and_back_is_the_identity():
+    levels = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
+    linear = linear_light.srgb_to_linear(levels)
+    np.testing.assert_allclose(linear_light.linear_to_srgb(linear), levels, atol=2e-3)
+    np.testing.assert_allclose(linear_light.srgb_to_linear(levels.astype(np.float32)), linear, atol=1e-4)
+    assert linear[188, 0, 0] == pytest.approx(127.5, abs=1)  # half the light is gray level 188
+
+
+def test_sensor_noise_has_the_variance_asked_for():
+    flat = np.full((300, 300, 3), 90, dtype=np.float32)
+    noisy = linear_light.sensor_noise(flat, shot=0.2, read=1.5, seed=4)
+    assert noisy.mean() == pytest.approx(90, abs=0.05)
+    assert noisy.var() == pytest.approx(0.2 * 90 + 1.5**2, rel=0.02)
+    np.testing.assert_array_equal(linear_light.sensor_noise(flat, 0.0, 0.0, seed=4), flat)
+    with pytest.raises(ValueError, match="shot is -1"):
+        linear_light.sensor_noise(flat, -1, 0, seed=0)
