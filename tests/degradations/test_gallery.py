@@ -1,0 +1,67 @@
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from degradations import build
+from degradations.gallery import degradation_of, make_sheet
+from degradations.words import describe
+
+
+@pytest.fixture
+def photo_file(tmp_path, photo):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    return path
+
+
+def gallery(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "degradations.gallery", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_the_command_writes_a_self_contained_page(photo_file, tmp_path):
+    out = tmp_path / "gallery.html"
+    done = gallery(photo_file, "--recipe", "realesrgan", "--out", out, "--count", 3)
+    assert done.returncode == 0, done.stderr
+    page = out.read_text()
+    steps = len(make_sheet(np.asarray(Image.open(photo_file)), build("realesrgan"), 3, 0).chain)
+    assert page.count("<figure>") == 4 + steps
+    assert "JPEG quality" in page
+    assert not re.search(r"(src|href)='(?!data:)", page)
+
+
+def test_the_command_names_what_is_wrong(photo_file, tmp_path):
+    for arguments, message in (
+        ((photo_file, "--recipe", "nothing"), "recipe is 'nothing'; give a task (realesrgan"),
+        ((photo_file, "--out", tmp_path / "x.gif"), "must end in .html or .png"),
+        ((__file__,), "is no readable image"),
+    ):
+        done = gallery(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("task", ["realesrgan", "bsrgan", "bicubic", "face", "inpainting", "deblurring"])
+def test_every_task_has_words_and_pictures(photo, task):
+    sheet = make_sheet(photo, build(task), count=12, seed=1)
+    assert len(sheet.draws) == 13
+    assert all(picture.image.shape == photo.shape for picture in (*sheet.draws, *sheet.chain))
+    assert all(line for picture in sheet.draws for line in picture.lines)
+    for seed in range(40):
+        assert all(describe(step) for step in build(task).draw(64, 64, seed).steps)
+
+
+def test_recipes_are_found_by_name_and_by_file(tmp_path):
+    assert degradation_of("realsr_x4").section.name == "realesrgan"
+    path = tmp_path / "mine.yaml"
+    path.write_text("scale: 2\ndegradation: {name: bsrgan}\n")
+    assert degradation_of(str(path)).scale == 2
+    path.write_text("scale: 2\n")
+    with pytest.raises(ValueError, match="has no 'degradation' section"):
+        degradation_of(str(path))
