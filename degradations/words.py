@@ -49,7 +49,7 @@ def _kernel(kernel: s.AnyKernel) -> str:
             shape = "" if isinstance(kernel, s.GaussianKernel) else f", beta {kernel.beta:.1f}"
             sigma = f"{kernel.sigma_x:.1f}"
             if kernel.sigma_y != kernel.sigma_x:
-                sigma += f" x {kernel.sigma_y:.1f} at {math.degrees(kernel.theta):.0f} deg"
+                sigma += f" x {kernel.sigma_y:.1f} at {math.degrees(kernel.theta):.0f}°"
             return f"{name} {kernel.size} px, sigma {sigma}{shape}"
         case s.ShiftedGaussianKernel(sigma=sigma_off):
             return f"gaussian, sigma {sigma_off:.1f}"

@@ -1,0 +1,113 @@
+"""How fast pairs are made, and where the time goes.
+
+    python benchmarks/degradations.py [--seconds 10] [--task realesrgan]
+
+Method. One process, one core: OpenCV is told to use one thread, and no BLAS call here uses more. HQ images are the
+eight 256x256 crops of scikit-image photos that the reference statistics were made on, decoded beforehand; a pair is
+`degrade(hq, seed)`, from the HQ array to the LQ array and the finished record. Each task makes the same 100 draws over
+and over for `--seconds`. Reported are the best and the median pass: on a machine shared with others the best is what
+the code can do, the median what it got. A primitive is the best of repeated calls on one 256x256x3 image. Ten draws of
+each task run first, so that tables and caches are filled, as they are in a long job.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# This file has the package's name: drop its folder from the path, or it would be imported instead.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import skimage.data  # noqa: E402
+import typer  # noqa: E402
+
+from degradations import blur, build, jpeg, kernels, masks, noise, resize  # noqa: E402
+
+CROPS = [("astronaut", 0, 0), ("astronaut", 0, 256), ("astronaut", 256, 0), ("astronaut", 256, 256)]
+CROPS += [("coffee", 0, 0), ("coffee", 100, 300), ("chelsea", 20, 100), ("rocket", 100, 200)]
+TASKS = [("realesrgan", 4), ("realesrgan testing", 4), ("bsrgan", 4), ("bicubic", 4)]
+TASKS += [("face", 1), ("inpainting", 1), ("deblurring", 1)]
+DRAWS = 100
+
+
+def pairs_per_second(task: str, scale: int, images: list[np.ndarray], seconds: float) -> tuple[float, float]:
+    """Best and median over passes of DRAWS pairs."""
+    name, _, preset = task.partition(" ")
+    degrade = build({"name": name, "preset": preset} if preset else name, scale=scale)
+    for seed in range(10):
+        degrade(images[seed % len(images)], seed=seed)
+    rates = []
+    end = time.perf_counter() + seconds
+    while not rates or time.perf_counter() < end:
+        start = time.perf_counter()
+        for seed in range(DRAWS):
+            degrade(images[seed % len(images)], seed=seed)
+        rates.append(DRAWS / (time.perf_counter() - start))
+    return max(rates), statistics.median(rates)
+
+
+def milliseconds(call: Callable[[], object], repeats: int = 60) -> float:
+    """Best of `repeats`."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best * 1e3
+
+
+def primitives(image: np.ndarray) -> dict[str, Callable[[], object]]:
+    """A call for each primitive on `image` (256, 256, 3)."""
+    levels = image.astype(np.float32)
+    shake = [(float(8 * np.cos(t)), float(5 * np.sin(2 * t))) for t in np.linspace(0, 4, 24)]
+    filters = {
+        "blur, round gaussian 19 px": kernels.gaussian(19, 2.5),
+        "blur, tilted gaussian 19 px": kernels.gaussian(19, 2.5, 0.7, 0.6),
+        "blur, plateau 19 px": kernels.plateau(19, 2.0, beta=1.5),
+        "blur, sinc 13 px": kernels.sinc(13, 1.5),
+        "blur, camera shake": kernels.motion(shake),
+    }
+    calls: dict[str, Callable[[], object]] = {
+        name: (lambda kernel=kernel: blur.filter2d(image, kernel)) for name, kernel in filters.items()
+    }
+    for mode in resize.RESIZE_MODES:
+        calls[f"rescale x0.6, {mode}"] = lambda mode=mode: resize.rescale(levels, 0.6, mode)
+    calls["antialiased bicubic x0.25"] = lambda: resize.matlab_bicubic(levels, 0.25)
+    for gray in (False, True):
+        kind = "gray" if gray else "colour"
+        calls[f"gaussian noise, {kind}"] = lambda gray=gray: noise.gaussian_noise(levels, 10.0, 1, gray=gray)
+        calls[f"poisson noise, {kind}"] = lambda gray=gray: noise.poisson_noise(levels, 1.0, 1, gray=gray)
+    calls["jpeg, quality 60"] = lambda: jpeg.jpeg(image, 60)
+    calls["mask, one box"] = lambda: masks.paint_mask(256, 256, (masks.Box(left=9, top=9, width=90, height=90),))
+    degrade = build("realesrgan", scale=4)
+    calls["drawing a realesrgan record"] = lambda: degrade.draw(256, 256, 1)
+    return calls
+
+
+def main(seconds: float = 10.0, task: str | None = None) -> None:
+    """Prints two Markdown tables."""
+    cv2.setNumThreads(1)
+    images = [np.ascontiguousarray(getattr(skimage.data, n)()[y : y + 256, x : x + 256]) for n, y, x in CROPS]
+    load = os.getloadavg()[0]
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start,")
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, OpenCV {cv2.__version__}\n")
+    print("| task | scale | pairs/s, best pass | pairs/s, median |\n|---|---|---|---|")
+    for name, scale in TASKS:
+        if task in (None, name):
+            best, median = pairs_per_second(name, scale, images, seconds)
+            print(f"| {name} | {scale} | {best:.0f} | {median:.0f} |", flush=True)
+    if task is None:
+        print("\n| primitive, 256x256x3 | ms |\n|---|---|")
+        for name, call in primitives(images[0]).items():
+            print(f"| {name} | {milliseconds(call):.3f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
