@@ -62,7 +62,7 @@ def fetch(uri: str) -> Path:
     """
     if uri.startswith(("models:/", "runs:/")):
         return _fetch_from_mlflow(uri)
-    folder = storage.local_folder(uri, Path(tempfile.mkdtemp(prefix="bundle-")))
+    folder = storage.local_folder(uri, Path(tempfile.mkdtemp(prefix="bundle-"))) if storage.is_s3(uri) else Path(uri)
     if not (folder / "model.json").is_file():
         raise UsageError(
             f"model '{uri}': no model bundle there (model.json is missing); give the folder a training run wrote "

@@ -52,7 +52,8 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
         h = self.norm(x)
-        q, k, v = (conv(h).flatten(2).transpose(1, 2)[:, None] for conv in (self.q, self.k, self.v))  # (B, 1, H*W, C)
+        # (B, 1, H*W, C); contiguous, or the fused kernel steps aside for one that stores all (H*W)^2 weights
+        q, k, v = (conv(h).flatten(2).mT.contiguous()[:, None] for conv in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(h[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
 
