@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # This file has the package's name: drop its folder from the path, or it would be imported instead.
@@ -43,7 +44,7 @@ def pairs_per_second(task: str, scale: int, images: list[np.ndarray], seconds: f
     degrade = build({"name": name, "preset": preset} if preset else name, scale=scale)
     for seed in range(10):
         degrade(images[seed % len(images)], seed=seed)
-    rates = []
+    rates: list[float] = []
     end = time.perf_counter() + seconds
     while not rates or time.perf_counter() < end:
         start = time.perf_counter()
@@ -75,19 +76,19 @@ def primitives(image: np.ndarray) -> dict[str, Callable[[], object]]:
         "blur, camera shake": kernels.motion(shake),
     }
     calls: dict[str, Callable[[], object]] = {
-        name: (lambda kernel=kernel: blur.filter2d(image, kernel)) for name, kernel in filters.items()
+        name: partial(blur.filter2d, image, kernel) for name, kernel in filters.items()
     }
     for mode in resize.RESIZE_MODES:
-        calls[f"rescale x0.6, {mode}"] = lambda mode=mode: resize.rescale(levels, 0.6, mode)
-    calls["antialiased bicubic x0.25"] = lambda: resize.matlab_bicubic(levels, 0.25)
-    for gray in (False, True):
-        kind = "gray" if gray else "colour"
-        calls[f"gaussian noise, {kind}"] = lambda gray=gray: noise.gaussian_noise(levels, 10.0, 1, gray=gray)
-        calls[f"poisson noise, {kind}"] = lambda gray=gray: noise.poisson_noise(levels, 1.0, 1, gray=gray)
-    calls["jpeg, quality 60"] = lambda: jpeg.jpeg(image, 60)
-    calls["mask, one box"] = lambda: masks.paint_mask(256, 256, (masks.Box(left=9, top=9, width=90, height=90),))
+        calls[f"rescale x0.6, {mode}"] = partial(resize.rescale, levels, 0.6, mode)
+    calls["antialiased bicubic x0.25"] = partial(resize.matlab_bicubic, levels, 0.25)
+    for kind, gray in (("colour", False), ("gray", True)):
+        calls[f"gaussian noise, {kind}"] = partial(noise.gaussian_noise, levels, 10.0, 1, gray=gray)
+        calls[f"poisson noise, {kind}"] = partial(noise.poisson_noise, levels, 1.0, 1, gray=gray)
+    calls["jpeg, quality 60"] = partial(jpeg.jpeg, image, 60)
+    box = masks.Box(left=9, top=9, width=90, height=90)
+    calls["mask, one box"] = partial(masks.paint_mask, 256, 256, (box,))
     degrade = build("realesrgan", scale=4)
-    calls["drawing a realesrgan record"] = lambda: degrade.draw(256, 256, 1)
+    calls["drawing a realesrgan record"] = partial(degrade.draw, 256, 256, 1)
     return calls
 
 

@@ -11,7 +11,8 @@ def to_uint8(image: NDArray) -> NDArray[np.uint8]:
     """Rounds (half to even) and clips gray levels to uint8."""
     if image.dtype == np.uint8:
         return image
-    return cv2.add(image, (0, 0, 0, 0), dtype=cv2.CV_8U)  # type: ignore[call-overload]
+    # two vectorised passes; rounding and clipping at 255 are convertScaleAbs's own
+    return np.asarray(cv2.convertScaleAbs(cv2.threshold(image, 0, 0, cv2.THRESH_TOZERO)[1]), dtype=np.uint8)
 
 
 def to_float32(image: NDArray) -> NDArray[np.float32]:

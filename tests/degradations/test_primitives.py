@@ -9,6 +9,7 @@ from scipy.stats import kstest
 from scipy.stats import poisson as poisson_distribution
 
 from degradations import blur, jpeg, kernels, noise
+from degradations.arrays import to_uint8
 from degradations.poisson import _alias_table, first_counts
 
 images = st.builds(
@@ -119,3 +120,12 @@ def test_the_alias_table_holds_the_poisson_probabilities(photons):
     counts = first_counts(photons)[:, None] + np.arange(256)
     exact = poisson_distribution.pmf(counts, np.arange(256)[:, None] * photons / 255)
     np.testing.assert_allclose(drawn, exact, atol=1e-7)
+
+
+@given(values=st.lists(st.floats(-400, 700, width=32), min_size=3, max_size=90))
+@settings(max_examples=60, deadline=None)
+def test_to_uint8_rounds_half_to_even_and_clips(values):
+    image = np.array(values[: len(values) // 3 * 3], dtype=np.float32).reshape(-1, 1, 3)
+    np.testing.assert_array_equal(to_uint8(image), np.clip(np.rint(image), 0, 255).astype(np.uint8))
+    halves = np.arange(256, dtype=np.float32).repeat(3).reshape(-1, 1, 3) - 0.5
+    np.testing.assert_array_equal(to_uint8(halves), np.clip(np.rint(halves), 0, 255).astype(np.uint8))

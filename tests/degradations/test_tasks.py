@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,6 +44,14 @@ def test_another_process_makes_the_same_bytes(photo):
     first, second = (run.stdout.split() for run in runs)
     assert first == second[::-1]
     assert len(first) == len(TASKS)
+
+
+def test_threads_make_the_same_bytes(photo):
+    degrade = build("realesrgan", scale=4)
+    alone = [degrade(photo, seed=seed).lq.tobytes() for seed in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: degrade(photo, seed=seed).lq.tobytes(), range(24)))
+    assert together == alone
 
 
 @given(
