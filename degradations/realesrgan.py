@@ -96,7 +96,7 @@ class RealESRGANSection(DegradationSection):
         first, second = self.first, self.second
         steps: list[Step] = [
             Blur(kernel=draw_kernel(rng, first.blur)),
-            Rescale(factor=_resize_factor(rng, first), mode=one_of(rng, RESIZE_MODES)),
+            Rescale(factor=max(_resize_factor(rng, first), 1 / min(height, width)), mode=one_of(rng, RESIZE_MODES)),
             _noise(rng, first),
             _jpeg(rng, first),
         ]
