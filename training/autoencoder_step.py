@@ -50,8 +50,8 @@ class AutoencoderTraining:
     def step(self, batch: Batch) -> None:
         """One optimizer step of the autoencoder and, once it has started, of the discriminator."""
         config, engine = self.config, self.engines["autoencoder"]
-        quantize = batch.step >= config.codebook_start
         self._tend_codebook(batch.step)
+        quantize = self.codebook.placed
         set_learning_rate(engine, learning_rate(batch.step, config))
         discriminator = self._discriminator(batch.step)
         for part in batch.micro(self.micro):
@@ -100,12 +100,12 @@ class AutoencoderTraining:
         self.figures.add(discriminator=loss)
 
     def _tend_codebook(self, step: int) -> None:
-        config = self.config
-        begun = step - config.codebook_start
-        if begun == 0 and step > 0:
-            self.ema.replace(CODEBOOK_WEIGHT, self.codebook.place(mix(config.seed, step)))
-        elif begun > 0 and config.revive_every and begun % config.revive_every == 0:
-            usage, dead = self.codebook.usage()
+        config, codebook = self.config, self.codebook
+        if not codebook.placed:
+            if step >= int(config.codebook_start * config.num_steps):
+                self.ema.replace(CODEBOOK_WEIGHT, codebook.place(mix(config.seed, step)))
+        elif config.revive_every and step % config.revive_every == 0:
+            usage, dead = codebook.usage()
             self.figures.add(codebook_usage=torch.tensor(usage))
             if step < config.revive_until * config.num_steps:
-                self.ema.replace(CODEBOOK_WEIGHT, self.codebook.revive(dead, mix(config.seed, step)))
+                self.ema.replace(CODEBOOK_WEIGHT, codebook.revive(dead, mix(config.seed, step)))

@@ -71,11 +71,6 @@ def open_autoencoder_task(recipe: Recipe, data: str) -> AutoencoderTask:
             f"training.autoencoder.crop_size: {config.crop_size} is too small for LPIPS; give at least {MIN_SIZE}, or "
             "lpips_weight 0"
         )
-    if config.codebook_start >= config.num_steps:
-        raise UsageError(
-            f"training.autoencoder.codebook_start: {config.codebook_start} leaves the codebook out of all "
-            f"{config.num_steps} steps; lower it"
-        )
     counts = [record.num_samples for record in dataset.shards]
     held_out = held_out_size(dataset, config.validation_samples)
     try:

@@ -45,6 +45,7 @@ class Codebook:
         self.engine, self.weight, self.processes = engine, weight, processes
         self.recent = torch.zeros(0, weight.shape[1])
         self.used = torch.zeros(len(weight), dtype=torch.int64)
+        self.placed = False
 
     def observe(self, z: Tensor, indices: Tensor | None) -> None:
         """Remember latents z (B, D, h, w) and, once quantised, their code indices (B * h * w,)."""
@@ -54,7 +55,13 @@ class Codebook:
             self.used += torch.bincount(indices.detach().cpu(), minlength=len(self.used))
 
     def place(self, seed: int) -> Tensor:
-        """Move all codes to the k-means centres of the recent latents; returns the new codebook."""
+        """Move all codes to the k-means centres of the recent latents; returns the new codebook.
+
+        At the very start there are no latents yet and the codes stay where they are.
+        """
+        self.placed = True
+        if not len(self.recent):
+            return self.weight.detach()
         generator = torch.Generator().manual_seed(seed)
         return self._write(kmeans(self.recent, len(self.weight), generator))
 
@@ -71,11 +78,11 @@ class Codebook:
         codes[dead] = self.recent[torch.randint(len(self.recent), (int(dead.sum()),), generator=generator)]
         return self._write(codes)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"recent": self.recent, "used": self.used}
+    def state_dict(self) -> dict[str, Any]:
+        return {"recent": self.recent, "used": self.used, "placed": self.placed}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.recent, self.used = state["recent"], state["used"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recent, self.used, self.placed = state["recent"], state["used"], state["placed"]
 
     def _write(self, codes: Tensor) -> Tensor:
         codes = broadcast_from_main(self.processes, codes.to(self.weight.device))

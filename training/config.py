@@ -103,8 +103,8 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     """Channels of the discriminator's first layer."""
     discriminator_layers: Positive = 3
     """Strided layers of the discriminator; its receptive field doubles with each."""
-    codebook_start: Annotated[int, Field(ge=0)] = 1_000
-    """Steps trained as a plain autoencoder; then the codebook is placed on its latents (k-means) and used."""
+    codebook_start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the run trained as a plain autoencoder; then the codebook is placed on its latents and used."""
     revive_every: Annotated[int, Field(ge=0)] = 500
     """Steps after which codes that were never used are moved onto current latents; 0 for never."""
     revive_until: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8

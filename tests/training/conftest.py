@@ -84,7 +84,7 @@ TOY = {
             "log_every": 1,
             "validation_samples": 2,
             "validate_every": 100,
-            "codebook_start": 1,
+            "codebook_start": 0.3,
             "revive_every": 2,
         },
     },
