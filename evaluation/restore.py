@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from evaluation.restoration import RestoreOptions, plan_jobs, restore
-from infra.cli import DryRunOption, OutOption, run
-from infra.errors import JobError
+from infra.cli import EXIT_FAILED, DryRunOption, OutOption, run
 
 
 def main(
@@ -36,9 +35,10 @@ def main(
     for line in outcome.failed:
         print(f"error: {line}", file=sys.stderr)
     kept = f", {outcome.skipped} skipped because their results exist (--overwrite)" if outcome.skipped else ""
-    print(f"{outcome.restored} restored into {out}{kept}")
+    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+    print(f"{outcome.restored} restored into {out}{failed}{kept}")
     if outcome.failed:
-        raise JobError(f"{len(outcome.failed)} could not be restored; the reasons stand above")
+        raise typer.Exit(EXIT_FAILED)
 
 
 def cli() -> None:

@@ -24,7 +24,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     champion = summary["champion"]
     baseline = "bicubic" if summary["protocol"]["scale"] > 1 else "input"
     names = {BICUBIC: baseline, CHAMPION: f"champion v{champion['version']}" if champion else "", MODEL: "model"}
-    methods = list(next(iter(summary["metrics"].values()))["methods"])
+    methods = max((list(figures["methods"]) for figures in summary["metrics"].values()), key=len)
     table = Table(title=f"{summary['title']}: {summary['num_images']} images, {len(summary['failed'])} failed")
     table.add_column("metric")
     for method in methods:
@@ -36,7 +36,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         means = [f"{figures['methods'][method]['mean']:.{decimals}f}" for method in figures["methods"]]
         gains = [escape(improvement_text(name, interval)) for interval in figures["improvement_over"].values()]
         arrow = "↑" if METRICS[name].higher_is_better else "↓"
-        table.add_row(f"{METRICS[name].label} {arrow}", *means, *gains)
+        cells = [*means, *gains] or ["–"] * (2 * len(methods) - 1)  # too small for this metric, every image
+        table.add_row(f"{METRICS[name].label} {arrow}", *cells)
     return table
 
 

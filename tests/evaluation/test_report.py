@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from evaluation.pictures import choose_keys
 from evaluation.report import Picture, render_report
 from evaluation.strip_plot import MARGIN, WIDTH, strip_plot
 from evaluation.summary import rank_images, summarize
+from evaluation.table import summary_table
 from tests.evaluation.logged import CONFIG, make_rows, make_summary
 
 RECORD = {"source": "<b>photo</b>.png", "degradation": {"steps": [{"op": "jpeg", "quality": 40}, {"op": "new_thing"}]}}
@@ -103,6 +105,9 @@ def test_a_metric_without_values_is_said_to_be_missing():
     figures = summarize(rows, CONFIG)["metrics"]["ssim_y"]
     assert figures["num_images"] == 0
     assert "not measured" in render_report(make_summary(rows, "1"), rows, [], 64)
+    printer = Console(width=120, record=True, file=io.StringIO())
+    printer.print(summary_table(make_summary(rows, "1")))
+    assert "SSIM-Y ↑" in printer.export_text()
 
 
 def test_means_are_taken_over_images_that_every_method_has():
