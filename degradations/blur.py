@@ -156,7 +156,14 @@ def _sparse(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.abs(kernel)
     ascending = np.sort(weights, axis=None)
     dropped = int(np.searchsorted(np.cumsum(ascending), TOLERANCE / 2))
-    return np.where(weights >= ascending[min(dropped, kernel.size - 1)], kernel, 0.0)
+    kept = np.where(weights >= ascending[min(dropped, kernel.size - 1)], kernel, 0.0)
+    return _with_sum_of(kernel, kept)
+
+
+def _with_sum_of(kernel: NDArray[np.float64], approximation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`approximation` scaled to the sum of `kernel`, so that leaving weights out does not darken the image."""
+    total = approximation.sum()
+    return approximation * (kernel.sum() / total) if total > 0.5 else approximation
 
 
 def _trimmed(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,4 +177,4 @@ def _trimmed(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
         if total - inner > TOLERANCE / 4:
             break
         margin += 1
-    return np.ascontiguousarray(kernel[margin : size - margin, margin : size - margin])
+    return _with_sum_of(kernel, np.ascontiguousarray(kernel[margin : size - margin, margin : size - margin]))
