@@ -7,8 +7,8 @@ eight 256x256 crops of scikit-image photos that the reference statistics were ma
 `degrade(hq, seed)`, from the HQ array to the LQ array and the finished record. Each task makes the same 100 draws over
 and over for `--seconds`. Reported are the best and the median pass by the clock, and the best pass by the processor
 time it used: on a machine shared with others the last is the closest to what a core of one's own would give, and still
-low, since caches and memory are shared, too. A primitive is the best of repeated calls on one 256x256x3 image, by the clock.
-Ten draws of each task run first, so that tables and caches are filled, as they are in a long job.
+low, since caches and memory are shared, too. A primitive is the best of repeated calls on one 256x256x3 image, by the
+clock. Ten draws of each task run first, so that tables and caches are filled, as they are in a long job.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from degradations.arrays import to_float32
 
-# Σ|K - approximation| stays near this, so no output value is off by more than a tenth of a gray level of 255.
+# Σ|K - approximation| stays near this, so no output value is off by more than a tenth of a gray level of 255
+# (on photos and training kernels: at most 0.03, 0.0006 root mean square).
 TOLERANCE = 3e-4
 
 # What things cost, in milliseconds per 256x256x3 image; only ratios matter, and only for speed.
