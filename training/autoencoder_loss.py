@@ -71,8 +71,9 @@ def judge(
     l1 = (image - hq).abs().mean()
     lpips = torch.zeros(())
     if perceptual is not None:
+        judged = config.lpips_samples(len(image))
         with autocast():
-            lpips = perceptual(image, hq).mean().float()
+            lpips = perceptual(image[:judged], hq[:judged]).mean().float()
     weighted = config.l1_weight * l1 + config.lpips_weight * lpips
     (gradient,) = torch.autograd.grad(weighted, image)
     adversarial = weight = torch.zeros(())

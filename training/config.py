@@ -1,5 +1,6 @@
 """What a recipe's `training` section may say. Defaults are the paper's four-step real-SR x4 model."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,6 +33,8 @@ class OptimizationConfig(BaseModel):
     """Decay rates of AdamW's two moments."""
     grad_clip: Rate = 10.0
     """Largest norm of the whole gradient; a larger one is scaled down to it."""
+    lpips_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of each micro batch that LPIPS looks at. Below 1 its gradient is noisier and costs that much less."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """Decay of the exponential moving average of the weights, which is what gets exported."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -54,6 +57,10 @@ class OptimizationConfig(BaseModel):
     """Steps between two validations; the last step is always validated."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Initial weights, data order, timesteps and noise all follow from it."""
+
+    def lpips_samples(self, batch: int) -> int:
+        """How many of a micro batch's samples LPIPS looks at."""
+        return math.ceil(self.lpips_share * batch)
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:

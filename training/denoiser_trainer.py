@@ -112,6 +112,7 @@ def _objective(task: DenoiserTask, engine: Any, processes: Processes) -> Callabl
             task.schedule,
             mse_weight=task.config.mse_weight,
             lpips_weight=task.config.lpips_weight,
+            lpips_samples=task.config.lpips_samples(len(batch.keys)),
             decoder=decoder,
             perceptual=perceptual,
             autocast=autocast(task.config.precision, processes.device),

@@ -18,10 +18,11 @@ from training.seeding import mix
 class Decoder(Protocol):
     """What the loss needs of an autoencoder."""
 
-    latent_scale: float
+    def unscale_latent(self, z: Tensor) -> Tensor:
+        """What the denoiser works in to raw latent (B, C, h, w)."""
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
-        """Raw latent (B, C, h, w) to image (B, 3, H, W)."""
+        """Raw latent to image (B, 3, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def denoising_loss(
     *,
     mse_weight: float,
     lpips_weight: float,
+    lpips_samples: int,
     decoder: Decoder | None,
     perceptual: nn.Module | None,
     autocast: Autocast,
@@ -81,7 +83,8 @@ def denoising_loss(
     """MSE between x_0 and its prediction from x_t, and LPIPS between the decoded prediction and HQ.
 
     The decoder quantises the prediction first, with a straight-through gradient. `decoder` is None in pixel space,
-    where the prediction already is an image; `perceptual` (LPIPS-vgg, images in [-1, 1]) is not called at weight 0.
+    where the prediction already is an image; `perceptual` (LPIPS-vgg, images in [-1, 1]) is not called at weight 0, and
+    otherwise on the first `lpips_samples` of the batch.
     """
     x_t = q_sample(batch.x_0, batch.y_0, batch.t, batch.noise, schedule)
     with autocast():
@@ -93,7 +96,8 @@ def denoising_loss(
     assert perceptual is not None, "built whenever its weight is not 0"
     assert batch.hq is not None, "read whenever LPIPS is not left out"
     with autocast():
-        image = predicted if decoder is None else decoder.decode(predicted / decoder.latent_scale)
-        lpips = perceptual(image.float(), batch.hq).mean()
+        judged = predicted[:lpips_samples]
+        image = judged if decoder is None else decoder.decode(decoder.unscale_latent(judged))
+        lpips = perceptual(image.float(), batch.hq[:lpips_samples]).mean()
     lpips = lpips.float()
     return DenoisingLoss(mse_weight * mse + lpips_weight * lpips, mse.detach(), lpips.detach())
