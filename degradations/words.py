@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from degradations import steps as s
+from degradations.degradation import Record
+from degradations.sections import parse
+
+
+def describe_record(record: Mapping[str, Any]) -> list[str]:
+    """The steps of a pair's record, one short phrase each. Raises ValueError if it is no record of this version."""
+    return [describe(step) for step in parse(Record, record, "record").steps]
 
 
 def describe(step: s.Step) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from evaluation.degradation_words import describe
+from degradations.words import describe_record
 from evaluation.metrics import METRICS
 from evaluation.rows import BICUBIC, CHAMPION, MODEL, OK
 from evaluation.strip_plot import strip_plot
@@ -269,7 +269,7 @@ def _case(
             for role, image in shown.items()
         ],
         "chips": chips,
-        "steps": describe(picture.record),
+        "steps": describe_record(picture.record["degradation"]) if "degradation" in picture.record else [],
         "note": note,
     }
 

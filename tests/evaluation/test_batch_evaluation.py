@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from degradations import build
+from degradations.words import describe_record
 from evaluation.batch_evaluation import evaluate
-from evaluation.degradation_words import describe
 from evaluation.evaluator import EvaluationJob, Evaluator, image_seed
 from evaluation.pair_set import BrokenPair, Pair, open_pairs, read_pairs
 from evaluation.promotion import promote
@@ -195,7 +195,7 @@ def test_dataset_shards_are_read_with_their_records(photos, tmp_path):
     assert [type(pair) for pair in read] == [Pair] * 5 + [BrokenPair]
     assert {pair.group for pair in read[:5]} == {"photo0.png", "photo1.png"}
     assert all(pair.lq.shape == (16, 16, 3) for pair in read[:5])
-    assert any("JPEG quality" in step for step in describe(read[0].record))
+    assert any("JPEG quality" in step for step in describe_record(read[0].record["degradation"]))
     assert read[5] == BrokenPair("000001-000001", "the sample is damaged: not a readable PNG")
     assert open_pairs(url).digest != pairs.digest
 
