@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 NORM_GROUPS = 32
-"""Groups of every normalisation; all channel counts are multiples of it."""
+"""Groups of every normalisation in the published networks."""
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` with 32 groups that also takes groups of a single value, as a 1x1 image can have.
+    """`nn.GroupNorm` with 32 groups (see `regroup`) that also takes groups of a single value, as a 1x1 image can have.
 
     torch refuses those as a likely mistake; they are normalised to 0, which is what the definition says.
     """
@@ -21,3 +21,14 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def regroup(network: nn.Module, groups: int) -> None:
+    """Let every normalisation of a network use `groups` groups; their weights are the same for any number.
+
+    A narrow network needs fewer than 32: with one channel in a group, the normalisation takes the mean out of every
+    channel, and colour with it.
+    """
+    for module in network.modules():
+        if isinstance(module, GroupNorm):
+            module.num_groups = groups

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resshift.normalization import GroupNorm
+from resshift.normalization import GroupNorm, regroup
 from resshift.padding import pad_bottom_right, round_up
 from resshift.state_dict import load_strictly, official_weights
 from resshift.swin_attention import SwinLayer
@@ -180,6 +180,7 @@ class SwinUNet(nn.Module):
                 self.output_blocks.append(stage)
 
         self.out = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1))
+        regroup(self, config.norm_groups)
 
     @classmethod
     def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Any]) -> SwinUNet:

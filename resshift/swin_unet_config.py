@@ -63,6 +63,9 @@ class SwinUNetConfig:
     lq_size: int = 64
     """Side of the LQ condition at the designed size: image_size times a power of two."""
 
+    norm_groups: int = NORM_GROUPS
+    """Groups of every normalisation; narrow networks want fewer, so that 4 or more channels share one."""
+
     cond_mask: bool = False
     """Whether an inpainting mask is given along with the LQ image."""
 
@@ -107,12 +110,12 @@ class SwinUNetConfig:
                 f"{self.size_multiple}"
             )
         for mult in self.channel_mult:
-            if self.model_channels * mult % NORM_GROUPS:
+            if self.model_channels * mult % self.norm_groups:
                 raise ValueError(
                     f"model_channels is {self.model_channels}; times channel_mult {mult} it must be a multiple of "
-                    f"{NORM_GROUPS}"
+                    f"norm_groups ({self.norm_groups})"
                 )
-        for divisor in (NORM_GROUPS, self.num_head_channels):
+        for divisor in (self.norm_groups, self.num_head_channels):
             if self.swin_embed_dim % divisor:
                 raise ValueError(f"swin_embed_dim is {self.swin_embed_dim}; it must be a multiple of {divisor}")
         factor, rest = divmod(self.lq_size, self.image_size)

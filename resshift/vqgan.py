@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resshift.normalization import regroup
 from resshift.padding import pad_bottom_right, round_up
 from resshift.quantizer import VectorQuantizer
 from resshift.state_dict import load_strictly, official_weights
@@ -41,6 +42,7 @@ class VQGAN(nn.Module):
         self.quantize = VectorQuantizer(config.n_embed, config.embed_dim)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        regroup(self, config.norm_groups)
 
     @classmethod
     def from_official(cls, params: Mapping[str, Any], state_dict: Mapping[str, Any]) -> VQGAN:

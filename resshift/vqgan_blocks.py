@@ -19,6 +19,13 @@ def norm(channels: int) -> GroupNorm:
     return GroupNorm(channels, eps=1e-6)
 
 
+def silent(conv: nn.Conv2d) -> nn.Conv2d:
+    """The last convolution of a residual branch, at zero: the untrained block adds nothing."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions with a residual connection."""
 
@@ -28,7 +35,7 @@ class ResnetBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = silent(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.nin_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +54,7 @@ class AttnBlock(nn.Module):
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out = silent(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""

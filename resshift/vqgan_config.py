@@ -48,12 +48,15 @@ class VQGANConfig:
     dropout: float = 0.0
     """Dropout probability, in [0, 1)."""
 
+    norm_groups: int = NORM_GROUPS
+    """Groups of every normalisation; narrow networks want fewer, so that 4 or more channels share one."""
+
     def __post_init__(self) -> None:
         for name in ("ch_mult", "attn_resolutions", "num_res_blocks"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        for name in ("embed_dim", "n_embed", "ch", "z_channels", "resolution", "in_channels", "out_ch"):
+        for name in ("embed_dim", "n_embed", "ch", "z_channels", "resolution", "in_channels", "out_ch", "norm_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a whole number of at least 1")
         if not self.ch_mult or min(self.ch_mult) < 1:
@@ -65,8 +68,10 @@ class VQGANConfig:
                 f"{len(self.ch_mult)} levels of ch_mult"
             )
         for width in self.widths:
-            if width % NORM_GROUPS:
-                raise ValueError(f"ch is {self.ch}; times each of ch_mult it must be a multiple of {NORM_GROUPS}")
+            if width % self.norm_groups:
+                raise ValueError(
+                    f"ch is {self.ch}; times each of ch_mult it must be a multiple of norm_groups ({self.norm_groups})"
+                )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; give a probability in [0, 1)")
 
