@@ -16,6 +16,7 @@ from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
 from training.config import AutoencoderTrainingConfig, TrainingConfig
 from training.denoiser_task import images_to_tensor
+from training.linear_start import can_start_linear, start_linear
 from training.loader import Batch, held_out_size
 from training.order import SampleOrder
 from training.seeding import mix
@@ -36,7 +37,10 @@ class AutoencoderTask:
         """The network with its initial weights, which follow from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return VQGAN(self.network)
+            vqgan = VQGAN(self.network)
+        if self.config.linear_start and can_start_linear(vqgan):
+            start_linear(vqgan)
+        return vqgan
 
     def crops(self, batch: Batch, device: torch.device) -> Tensor:
         """Random crops of a batch, half of them mirrored: (B, 3, crop_size, crop_size) in [-1, 1].

@@ -110,6 +110,8 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     """Channels of the discriminator's first layer."""
     discriminator_layers: Positive = 3
     """Strided layers of the discriminator; its receptive field doubles with each."""
+    linear_start: bool = True
+    """Start from weights that already reconstruct coarsely, where the network's groups are wide enough for it."""
     codebook_start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of the run trained as a plain autoencoder; then the codebook is placed on its latents and used."""
     revive_every: Annotated[int, Field(ge=0)] = 500
