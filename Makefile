@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m infra.demo $(if $(SOURCE),--source "$(SOURCE)")
 
 test: $(INSTALLED)
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -51,6 +51,8 @@ def demo(source: str | None, out: Path) -> None:
     """Run the chain below `out`. Raises UsageError for a source without enough photos, JobError if a command fails."""
     training, held_out = split_photos(source, out / "photos")
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out}/mlflow.db")
+    # Threads that wait by spinning slow everything down many times when another process wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     paths = {name: str(out / name) for name in ("pairs", "test_pairs", "autoencoder", "latents", "train", "evaluation")}
     pairs = [
         *("pipelines/make_pairs.py", "--recipe", RECIPE, "--source", str(training[0]), "--out", paths["pairs"]),
