@@ -127,6 +127,8 @@ class TrainingConfig(OptimizationConfig):
     """Weight of the mean squared error of x_0, in the space the process runs in."""
     lpips_weight: Weight = 1.0
     """Weight of LPIPS-vgg between the decoded prediction and HQ; 0 leaves decoding out."""
+    linear_start: bool = False
+    """Start from the linear regression of x_0 on the LQ image, where the network's shape allows it: for short runs."""
     autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     """Used by train_autoencoder only."""
 

@@ -27,9 +27,12 @@ from resshift.swin_unet_config import SwinUNetConfig
 from resshift.vqgan import VQGAN
 from resshift.weights import fingerprint, load_vqgan
 from training.config import TrainingConfig
-from training.loader import Batch, held_out_size
+from training.linear_start import can_start_linear, start_regression
+from training.loader import Batch, ShardCache, collate, held_out_size
 from training.loss import DenoisingBatch, draw_noise
 from training.order import SampleOrder
+
+LINEAR_START_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,18 @@ class DenoiserTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             return SwinUNet(self.network)
+
+    def start_linear(self, denoiser: SwinUNet) -> None:
+        """Give a denoiser with initial weights a better start, if the recipe asks for it and its shape allows it."""
+        if not (self.config.linear_start and can_start_linear(denoiser)):
+            return
+        places = [place for step in range(LINEAR_START_BATCHES) for place in self.order.batch(step)]
+        cache = ShardCache(self.dataset, self.fields)
+        cache.want({int(shard) for shard, _ in places})
+        samples = [cache.sample(int(shard), int(index)) for shard, index in places]
+        cache.close()
+        batch = self.to_device(collate(0, samples, range(len(samples)), self.fields), torch.device("cpu"))
+        start_regression(denoiser, batch.lq, batch.x_0)
 
     def build_perceptual(self) -> nn.Module | None:
         """LPIPS-vgg, None if its weight is 0."""

@@ -38,7 +38,10 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
     torch.manual_seed(config.seed + processes.rank)  # for dropout; noise and timesteps have generators of their own
     checkpoints = Checkpoints(out, processes, task.resolved, config.zero_stage, config.keep_checkpoints)
     saved = checkpoints.latest()
-    network = task.build_denoiser().to(processes.device)  # DeepSpeed cannot hold weights in channels_last order
+    network = task.build_denoiser()
+    if saved is None:
+        task.start_linear(network)
+    network.to(processes.device)  # DeepSpeed cannot hold weights in channels_last order
     engine = build_engine(network, config, processes)
     ema = Ema(network, config.ema_decay)
     bad_steps = BadSteps(config.max_bad_steps, out, processes)

@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from resshift.swin_unet import SwinUNet
+from resshift.swin_unet_config import SwinUNetConfig
 from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
-from training.linear_start import can_start_linear, start_linear
+from training.linear_start import can_start_linear, start_linear, start_regression
 
 
 @torch.no_grad()
@@ -22,6 +24,22 @@ def test_a_started_autoencoder_reconstructs_block_averages(ch_mult):
     latent = vqgan.encode(image)
     torch.testing.assert_close(latent, average, rtol=0.15, atol=0.05)
     assert (vqgan.decode(latent, quantize=False) - image).abs().mean() < 0.15 < untrained
+
+
+@torch.no_grad()
+def test_a_started_denoiser_predicts_what_regression_would():
+    torch.manual_seed(0)
+    config = SwinUNetConfig(
+        image_size=16, lq_size=16, model_channels=64, norm_groups=8, channel_mult=(1, 1), num_res_blocks=1,
+        attention_resolutions=(8,), swin_embed_dim=32, out_channels=4, in_channels=4,
+    )  # fmt: skip
+    unet = SwinUNet(config).eval()
+    lq = F.interpolate(torch.rand(4, 3, 4, 4) * 2 - 1, size=(16, 16), mode="bilinear")
+    mixing = torch.randn(4, 3)
+    x_0 = torch.einsum("oc,bchw->bohw", mixing, lq) + 0.5
+    start_regression(unet, lq, x_0, randomness=0.0)
+    predicted = unet(torch.randn(4, 4, 16, 16), torch.arange(4), lq)
+    assert (predicted - x_0).square().mean() < 0.05 * x_0.var()
 
 
 def test_narrow_groups_are_refused():
