@@ -72,6 +72,12 @@ def assert_same(a, b, path="") -> None:
         assert a == b, path
 
 
+def assert_nearly_same(a, b) -> None:
+    """Weights after a few steps of size 1e-3: Adam turns a rounding error into a step where a gradient is almost 0."""
+    for name in a:
+        assert (a[name] - b[name]).abs().mean() < 2e-5, name
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_three_and_three_steps_are_six_steps_bit_for_bit(latents, tmp_path, zero_stage):
     recipe = toy_recipe(zero_stage=zero_stage)
@@ -107,8 +113,7 @@ def test_accumulating_micro_batches_is_the_whole_batch(latents, tmp_path):
         recipe = Recipe.from_dict({**raw, "denoiser": {**raw["denoiser"], "dropout": 0.0}})
         run_training(recipe, str(latents), str(out))
     a, b = (Restorer.load(out / "model").denoiser.state_dict() for out in outs)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=3e-4)  # Adam turns rounding into steps
+    assert_nearly_same(a, b)
 
 
 def test_what_a_run_leaves_behind(latents, tmp_path, monkeypatch, capfd):
