@@ -40,6 +40,7 @@ TOY = {
         "image_size": 8,
         "lq_size": 8,
         "model_channels": 32,
+        "norm_groups": 8,  # a group of one channel would take out the bias before it and leave rounding for a gradient
         "channel_mult": [1],
         "num_res_blocks": 1,
         "attention_resolutions": [8],
