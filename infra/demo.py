@@ -6,11 +6,13 @@ folder `demo/`. Running it again resumes or re-uses what is done.
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +25,13 @@ from infra.errors import JobError, UsageError
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "realsr_x4_tiny"
-TRAINING_PAIRS = 640  # enough for minutes of training, whatever the number of photos
+TRAINING_PAIRS = 400  # enough for minutes of training, whatever the number of photos
 TEST_PAIRS = 24
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SHIPPED_TRAINING = "rocket motorcycle retina immunohistochemistry hubble_deep_field colorwheel brick grass gravel moon"
 SHIPPED_HELD_OUT = "chelsea coffee astronaut camera"
 SHOWN_METRICS = {"psnr_y": "PSNR-Y (dB) ↑", "ssim_y": "SSIM-Y ↑", "lpips_alex": "LPIPS-alex ↓"}
+PICTURE_ROWS = 8
 EXIT_REFUSED = 3  # promote.py: a gate refused; the demo says so and goes on
 VENV_BIN = Path(os.path.relpath(Path(sys.executable).parent))
 
@@ -177,6 +180,7 @@ def _closing(out: Path, version: str, seconds: list[tuple[str, float]]) -> None:
     else:
         standing = f"version {version} was not promoted (gates above); champion: {promoted or 'none'}"
     rows = {
+        "picture": before_after(out),
         "report": out / "evaluation" / "report.html",
         "restored": out / "restored",
         "training pairs": out / "pairs" / "preview.png",
@@ -187,6 +191,37 @@ def _closing(out: Path, version: str, seconds: list[tuple[str, float]]) -> None:
     }
     for label, value in rows.items():
         console.print(f"[bold]{label:<15}[/bold] {value}")
+
+
+def before_after(out: Path) -> Path:
+    """A picture of a few test images, spread over the photos: LQ enlarged bicubically, restored, HQ."""
+    from PIL import Image
+
+    restored = {path.stem: path for path in sorted((out / "evaluation" / "restored" / "model").glob("*.png"))}
+    keys = list(restored)[2 :: max(1, len(restored) // PICTURE_ROWS)][:PICTURE_ROWS]
+    rows = []
+    for key in keys:
+        with tarfile.open(out / "test_pairs" / "shards" / f"{key[:6]}.tar") as shard:
+            lq, hq = (
+                Image.open(io.BytesIO(_member(shard, f"{key}.{name}.png"))).convert("RGB") for name in ("lq", "hq")
+            )
+        rows.append((lq.resize(hq.size, Image.Resampling.BICUBIC), Image.open(restored[key]).convert("RGB"), hq))
+    width, height = rows[0][2].size
+    side = -(-len(rows) // 2)  # two columns of rows
+    sheet = Image.new("RGB", (2 * 3 * (width + 4) + 16, side * (height + 4)), "white")
+    for number, images in enumerate(rows):
+        for place, image in enumerate(images):
+            left = (number // side) * (3 * (width + 4) + 16) + place * (width + 4)
+            sheet.paste(image, (left, (number % side) * (height + 4)))
+    path = out / "before_after.png"
+    sheet.save(path)
+    return path
+
+
+def _member(shard: tarfile.TarFile, name: str) -> bytes:
+    file = shard.extractfile(name)
+    assert file is not None, "it was evaluated, so it is a file in its shard"
+    return file.read()
 
 
 def _champion() -> str | None:

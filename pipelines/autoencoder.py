@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra import storage
 from infra.errors import UsageError
 from resshift.vqgan import VQGANConfig
+from resshift.weights import AUTOENCODER_JSON, AUTOENCODER_WEIGHTS
 
+AUTOENCODER_FILES = (AUTOENCODER_JSON, AUTOENCODER_WEIGHTS)
 AUTOENCODER_FOLDER = "autoencoder"
 """Below a latent dataset: the autoencoder that made its latents."""
 
@@ -39,8 +41,11 @@ def local_autoencoder(config: AutoencoderConfig, cache: Path) -> Path:
             "autoencoder.weights: is not set; train one with training/train_autoencoder.py and pass "
             "autoencoder.weights=ITS_OUT"
         )
-    folder = storage.local_folder(config.weights, cache)
-    if not (folder / "autoencoder.json").is_file():
+    if not storage.exists(storage.join(config.weights, AUTOENCODER_JSON)):
         raise UsageError(f"autoencoder.weights '{config.weights}': no autoencoder.json there; give the --out of "
                          "training/train_autoencoder.py")  # fmt: skip
-    return folder
+    if not storage.is_s3(config.weights):
+        return Path(config.weights)
+    for name in AUTOENCODER_FILES:  # beside them lie the checkpoints of their training
+        storage.download(storage.join(config.weights, name), cache / name)
+    return cache

@@ -22,7 +22,7 @@ from infra.errors import UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
 from infra.version import code_version
-from pipelines.autoencoder import AUTOENCODER_FOLDER, AutoencoderConfig, local_autoencoder
+from pipelines.autoencoder import AUTOENCODER_FILES, AUTOENCODER_FOLDER, AutoencoderConfig, local_autoencoder
 from pipelines.card import write_card
 from pipelines.dataset import SCHEMA_VERSION, Dataset, freeze_plan, iter_shard, open_dataset
 from pipelines.shard import (
@@ -59,8 +59,8 @@ def make_latents(recipe: Recipe, pairs: str, out: str, workers: int | None = Non
         done = committed_shards(out)
         todo = [shard for shard in range(len(dataset.shards)) if shard not in done]
         if todo:
-            for entry in storage.list_files(str(weights)):
-                storage.upload(Path(entry.url), storage.join(out, AUTOENCODER_FOLDER, entry.name))
+            for name in AUTOENCODER_FILES:
+                storage.upload(weights / name, storage.join(out, AUTOENCODER_FOLDER, name))
             with cluster(workers) as ray_cluster:
                 num_gpus = 1 if ray_cluster.num_gpus else 0
                 actors = ray_cluster.num_gpus or min(ray_cluster.num_workers, len(todo))
