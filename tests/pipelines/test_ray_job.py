@@ -69,13 +69,21 @@ def _kill_tree(head: subprocess.Popen) -> None:
     head.wait()
 
 
+def _submit(address: str, entrypoint: list[str]) -> subprocess.CompletedProcess:
+    """`ray job submit`; a head that has just started may still be without the agent that takes jobs."""
+    command = ["ray", "job", "submit", "--address", address, "--", *entrypoint]
+    deadline = time.monotonic() + 60
+    while True:
+        job = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "No available agent" not in job.stderr + job.stdout or time.monotonic() > deadline:
+            return job
+        time.sleep(1)
+
+
 def test_a_submitted_job_makes_the_same_shards(ray_head, photos, tmp_path):
     script, out = ROOT / "pipelines" / "make_pairs.py", tmp_path / "submitted"
     arguments = ["--recipe", "realsr_x4", "--source", str(photos), *SMALL]
-    submit = ["ray", "job", "submit", "--address", ray_head, "--"]
-    job = subprocess.run(
-        [*submit, "python", str(script), *arguments, "--out", str(out)], capture_output=True, text=True, check=False
-    )
+    job = _submit(ray_head, ["python", str(script), *arguments, "--out", str(out)])
     assert job.returncode == 0, job.stdout + job.stderr
     assert "9 pairs in 3 shards (3 made now, 0 rejected)" in job.stdout
     here = tmp_path / "here"
