@@ -27,7 +27,12 @@ def ray_head(tmp_path, monkeypatch):
     dashboard, folder = free_port(), tempfile.mkdtemp(prefix="ray-")  # a short path: sockets allow 107 characters
     command = [
         *("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"),
-        *(f"--port={free_port()}", f"--dashboard-port={dashboard}", "--min-worker-port=46000"),
+        *(
+            f"--port={free_port()}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={free_port()}",
+            "--min-worker-port=46000",
+        ),
         *("--max-worker-port=46200", f"--temp-dir={folder}", "--object-store-memory=200000000"),
     ]
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
