@@ -98,6 +98,8 @@ def plan_pairs(recipe: Recipe, source: Source, out: str) -> tuple[PairPlan, dict
         section = build(recipe.raw.get("degradation", {}), scale=recipe.scale).section.model_dump(mode="json")
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if section["name"] == "paired":
+        raise UsageError("degradation.name: 'paired' is not supported by make_pairs yet; use it from Python")
     if shards.hq_size % recipe.scale:
         raise UsageError(f"shards.hq_size: {shards.hq_size} is not a multiple of scale {recipe.scale}; change one")
     num_samples = len(source.images) * shards.variants
