@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test test-faults check format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [SOURCE=folder]  photos become a promoted restoration model (about 10 minutes on two cores)"
-	@echo "make test                  all tests"
+	@echo "make test                  the tests, eight minutes at most on two cores"
+	@echo "make test-faults           those that kill processes, nodes and servers"
 	@echo "make check                 ruff, mypy and the import contracts"
 	@echo "make format                let ruff rewrite what it can"
 	@echo "make clean                 remove what demo and tests made (make clean-all: also the environment)"
@@ -31,9 +32,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
-		$(or $(ARGS),--ignore tests/pipelines/test_ray_job.py)
-	@# alone: a head node takes jobs only while no other Ray of this machine holds the ports of its agent
-	@$(if $(ARGS),true,PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/pipelines/test_ray_job.py)
+		$(or $(ARGS),-m "not faults")
+
+# One after the other: a head node takes jobs only while no other Ray of this machine holds the ports of its agent.
+test-faults: $(INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

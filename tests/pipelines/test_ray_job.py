@@ -19,6 +19,7 @@ from tests.conftest import free_port
 from tests.pipelines.conftest import SMALL, shard_digests
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.faults  # needs a head node of its own
 
 
 @pytest.fixture
