@@ -13,6 +13,8 @@ from resshift.schedule import ScheduleConfig
 from resshift.swin_unet import SwinUNet
 from resshift.swin_unet_config import SwinUNetConfig
 from resshift.vqgan import VQGAN
+from resshift.vqgan_config import VQGANConfig
+from tests.resshift.golden import official_params
 from training.config import TrainingConfig
 
 
@@ -40,10 +42,40 @@ def test_a_shipped_recipe_is_accepted_by_every_owner(name):
     assert restorer.task == recipe.task
 
 
-def test_the_full_size_recipe_has_the_papers_networks():
-    recipe = load_recipe("realsr_x4")
-    with torch.device("meta"):
-        denoiser = SwinUNet(recipe.section("denoiser", SwinUNetConfig))
-        autoencoder = VQGAN(recipe.section("autoencoder", AutoencoderConfig).network)
-    assert sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6 == pytest.approx(118.59, abs=0.005)
-    assert sum(parameter.numel() for parameter in autoencoder.parameters()) / 1e6 == pytest.approx(55.32, abs=0.005)
+PAPER = {
+    # recipe: official networks, steps of the process, iterations, batch, LPIPS weight
+    "realsr_x4": ("realsr_x4", "vqgan_f4", 4, 400_000, 96, 1),
+    "realsr_x4_15step": ("realsr_x4", "vqgan_f4", 15, 300_000, 64, 0),
+    "realsr_x2": ("realsr_x2", "vqgan_f4", 4, 400_000, 96, 1),
+    "bicubic_x4": ("realsr_x4", "vqgan_f4", 4, 400_000, 96, 1),
+    "inpaint_natural": ("inpaint", "vqgan_f4", 4, 400_000, 96, 10),
+    "inpaint_face": ("inpaint", "vqgan_f4", 4, 400_000, 96, 10),
+    "face_512": ("face512", "vqgan_f8_face", 4, 400_000, 56, 10),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_full_size_recipes_are_the_papers(name):
+    denoiser, autoencoder, process_steps, iterations, batch, lpips_weight = PAPER[name]
+    recipe = load_recipe(name)
+    assert recipe.section("denoiser", SwinUNetConfig) == SwinUNetConfig.from_official(official_params(denoiser))
+    network = recipe.section("autoencoder", AutoencoderConfig).network
+    assert network == VQGANConfig.from_official(official_params(autoencoder))
+    schedule = recipe.section("schedule", ScheduleConfig)
+    assert schedule.num_steps == process_steps
+    assert (schedule.kappa, schedule.power, schedule.sqrt_eta_end) == (2.0, 0.3, 0.99)
+    training = recipe.section("training", TrainingConfig)
+    assert (training.num_steps, training.global_batch_size) == (iterations, batch)
+    assert (training.learning_rate, training.ema_decay, training.warmup_steps) == (5e-5, 0.999, 5000)
+    assert (training.mse_weight, training.lpips_weight) == (1, lpips_weight)
+
+
+def test_every_recipe_has_its_miniature():
+    names = shipped_recipes()
+    full = [name for name in names if not name.endswith("_tiny")]
+    assert sorted(full + [f"{name}_tiny" for name in full]) == names
+    for name in full:
+        recipe, tiny = load_recipe(name), load_recipe(f"{name}_tiny")
+        assert (tiny.task, tiny.scale) == (recipe.task, recipe.scale)
+        assert tiny.raw["degradation"]["name"] == recipe.raw["degradation"]["name"]
+        assert tiny.raw["schedule"] == recipe.raw["schedule"]
