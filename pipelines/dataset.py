@@ -7,7 +7,7 @@ URL/autoencoder/    in latent datasets: the autoencoder that made the latents
 
 import io
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,21 +83,33 @@ def iter_samples(
     """
     count = 0
     for members in read_shard(url, record, check):
-        sample: dict[str, Any] = {"key": members.pop("__key__")}
-        for member, data in members.items():
-            name, decode = _DECODERS[member]
-            if fields is None or name in fields:
-                try:
-                    sample[name] = decode(data)  # type: ignore[arg-type]
-                except ValueError as error:
-                    raise JobError(f"{url} sample {sample['key']}: {member} is damaged ({error})") from error
-        absent = sorted(set(fields or ()) - set(sample))
-        if absent:
-            raise JobError(f"{url} sample {sample['key']}: has no field '{absent[0]}'; make the dataset again")
+        yield decode_sample(url, str(members.pop("__key__")), members, fields)  # type: ignore[arg-type]
         count += 1
-        yield sample
     if count != record.num_samples:
         raise JobError(f"{url} shard {record.shard}: holds {count} samples, its record says {record.num_samples}")
+
+
+def decode_sample(
+    url: str, key: str, members: Mapping[str, bytes], fields: Collection[str] | None = None
+) -> dict[str, Any]:
+    """One sample from its members' bytes ("hq.png" -> ...); see `iter_samples` for what it holds and raises."""
+    sample: dict[str, Any] = {"key": key}
+    for member, data in members.items():
+        name, decode = _DECODERS[member]
+        if fields is None or name in fields:
+            try:
+                sample[name] = decode(data)
+            except ValueError as error:
+                raise JobError(f"{url} sample {key}: {member} is damaged ({error})") from error
+    absent = sorted(set(fields or ()) - set(sample))
+    if absent:
+        raise JobError(f"{url} sample {key}: has no field '{absent[0]}'; make the dataset again")
+    return sample
+
+
+def members_of(fields: Collection[str]) -> set[str]:
+    """Names of the members in which these fields are stored."""
+    return {member for member, (field, _) in _DECODERS.items() if field in fields}
 
 
 def read_plan(url: str) -> dict[str, Any] | None:

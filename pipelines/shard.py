@@ -68,6 +68,11 @@ def record_url(url: str, shard: int) -> str:
     return storage.join(url, "shards", f"{shard:06d}.json")
 
 
+def remedy(url: str, record: CommitRecord) -> str:
+    """What to do about a shard that is not what its record says."""
+    return f"delete {record_url(url, record.shard)} and run the command that made the dataset again"
+
+
 def sample_key(shard: int, slot: int) -> str:
     """`slot` is the place in the plan, so that a reject leaves a gap and renames nobody."""
     return f"{shard:06d}-{slot:06d}"
@@ -136,19 +141,18 @@ def read_shard(url: str, record: CommitRecord, check: bool = False) -> Iterator[
     With `check`, the whole tar is compared with its sha256 first. Raises JobError if the tar is missing or damaged.
     """
     location = tar_url(url, record.shard)
-    remedy = f"delete {record_url(url, record.shard)} and run the command that made the dataset again"
     try:
         data = storage.read_bytes(location)
     except FileNotFoundError as error:
-        raise JobError(f"{location}: is missing although it was committed; {remedy}") from error
+        raise JobError(f"{location}: is missing although it was committed; {remedy(url, record)}") from error
     if len(data) != record.bytes:
-        raise JobError(f"{location}: has {len(data)} bytes, its record says {record.bytes}; {remedy}")
+        raise JobError(f"{location}: has {len(data)} bytes, its record says {record.bytes}; {remedy(url, record)}")
     if check and hashlib.sha256(data).hexdigest() != record.sha256:
-        raise JobError(f"{location}: sha256 differs from its record; {remedy}")
+        raise JobError(f"{location}: sha256 differs from its record; {remedy(url, record)}")
     members = ({**member, "__url__": location} for member in tar_file_iterator(io.BytesIO(data)))
     try:
         for sample in group_by_keys(members):
             del sample["__url__"]
             yield sample
     except (tarfile.TarError, ValueError) as error:
-        raise JobError(f"{location}: damaged ({error}); {remedy}") from error
+        raise JobError(f"{location}: damaged ({error}); {remedy(url, record)}") from error
