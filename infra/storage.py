@@ -4,36 +4,54 @@ Writes are atomic (a reader sees the old content or the new one, never half of i
 winner of many writers. S3 follows the standard AWS environment (credentials, AWS_ENDPOINT_URL, AWS_REGION).
 """
 
-import errno
+import hashlib
+import io
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import boto3
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
 from infra.errors import JobError, UsageError
+from infra.storage_disk import DiskWriter, clear_temporaries, list_folder
+from infra.storage_s3 import S3Reader, S3Writer, abort_uploads, bucket_and_key, client, s3_errors
 
-MULTIPART = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+COPY_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class FileEntry:
     """One stored file: `name` is its path relative to the listed URL, with '/' on every platform."""
 
     name: str
     size: int
     url: str
+
+
+class Sink:
+    """What `open_write` yields: takes bytes, knows their number and sha256; `created` is set when the file is there."""
+
+    def __init__(self, target: DiskWriter | S3Writer) -> None:
+        self._target, self._hash = target, hashlib.sha256()
+        self.bytes = 0
+        self.created: bool | None = None
+
+    def write(self, data: Any) -> int:
+        self._target.write(data)
+        self._hash.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing stands before the end, so there is nothing to flush to; writers of archives ask for it."""
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hexadecimal."""
+        return self._hash.hexdigest()
 
 
 def is_s3(url: str) -> bool:
@@ -53,29 +71,31 @@ def exists(url: str) -> bool:
     """True if a file stands at `url`, or (local) a folder, or (s3) anything under the prefix."""
     if not is_s3(url):
         return _path(url).exists()
-    with _s3_errors(url):
-        bucket, key = _bucket_key(url)
-        listed = _client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-        return any(item["Key"] == key or not key or item["Key"].startswith(key.rstrip("/") + "/")
-                   for item in listed.get("Contents", []))  # fmt: skip
+    bucket, key = bucket_and_key(url)
+    folder = key.rstrip("/") + "/" if key else ""
+    with s3_errors(url):
+        s3 = client(url)
+        if key and not key.endswith("/"):  # "a" stands before "a-b", and "a-b" before "a/b": the first can be asked for
+            listed = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+            if not listed or listed[0]["Key"] == key or listed[0]["Key"].startswith(folder):
+                return bool(listed)
+        return "Contents" in s3.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=1)
 
 
 def size(url: str) -> int:
     """Bytes of the file at `url`. Raises FileNotFoundError."""
     if not is_s3(url):
         return _path(url).stat().st_size
-    with _s3_errors(url):
-        bucket, key = _bucket_key(url)
-        return int(_client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+    bucket, key = bucket_and_key(url)
+    with s3_errors(url):
+        return int(client(url).head_object(Bucket=bucket, Key=key)["ContentLength"])
 
 
 def open_read(url: str) -> BinaryIO:
-    """Open for streaming reads. Raises FileNotFoundError."""
+    """Open for streaming reads. Raises FileNotFoundError; on S3 a broken connection is taken up again, or JobError."""
     if not is_s3(url):
         return _path(url).open("rb")
-    with _s3_errors(url):
-        bucket, key = _bucket_key(url)
-        return _client().get_object(Bucket=bucket, Key=key)["Body"]
+    return io.BufferedReader(S3Reader(url), COPY_BYTES)
 
 
 def read_bytes(url: str) -> bytes:
@@ -84,40 +104,35 @@ def read_bytes(url: str) -> bytes:
         return stream.read()
 
 
+@contextmanager
+def open_write(url: str, *, if_absent: bool = False) -> Iterator[Sink]:
+    """Stream into a file that appears, whole, when the block ends, and not at all if it raises.
+
+    With `if_absent`, the first of several writers wins; the others find `created` False. Memory is bounded: on S3 a
+    store slower than its writer makes `write` wait. Raises JobError if the place cannot be written.
+    """
+    writer = S3Writer(url, if_absent) if is_s3(url) else DiskWriter(_path(url), if_absent)
+    sink = Sink(writer)
+    try:
+        yield sink
+        sink.created = writer.finish()
+    except BaseException:
+        writer.abort()
+        raise
+
+
 def write_bytes(url: str, data: bytes, *, if_absent: bool = False) -> bool:
     """Write atomically. With `if_absent`, the first of several writers wins and the others get False."""
-    if is_s3(url):
-        bucket, key = _bucket_key(url)
-        condition = {"IfNoneMatch": "*"} if if_absent else {}
-        with _s3_errors(url):
-            try:
-                _client().put_object(Bucket=bucket, Key=key, Body=data, ChecksumAlgorithm="SHA256", **condition)
-            except ClientError as error:
-                if if_absent and _status(error) in (409, 412):
-                    return False
-                raise
-        return True
-    path = _path(url)
-    with _disk_errors(url), _temporary_beside(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if not if_absent:
-            temporary.replace(path)
-            return True
-        try:
-            os.link(temporary, path)  # unlike replace, this fails when the target exists
-        except FileExistsError:
-            return False
-        return True
+    with open_write(url, if_absent=if_absent) as sink:
+        sink.write(data)
+    return bool(sink.created)
 
 
 def read_json(url: str) -> Any:
     """Parse the JSON file at `url`. Raises FileNotFoundError; JobError if it is not JSON."""
     try:
         return json.loads(read_bytes(url))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise JobError(f"{url}: is not valid JSON ({error}); it is damaged, delete it to have it made again") from error
 
 
@@ -127,52 +142,55 @@ def write_json(url: str, value: Any, *, if_absent: bool = False) -> bool:
 
 
 def upload(local: Path, url: str) -> None:
-    """Copy a local file to `url`, atomically; multipart with checksums on S3."""
-    if is_s3(url):
-        bucket, key = _bucket_key(url)
-        with _s3_errors(url):
-            extra = {"ChecksumAlgorithm": "SHA256"}
-            _client().upload_file(str(local), bucket, key, ExtraArgs=extra, Config=MULTIPART)
+    """Copy a local file to `url`, atomically; in parts with checksums on S3."""
+    if not is_s3(url) and _path(url).resolve() == Path(local).resolve():
         return
-    path = _path(url)
-    if path.resolve() == Path(local).resolve():
-        return
-    with _disk_errors(url), _temporary_beside(path) as temporary:
-        shutil.copyfile(local, temporary)
-        temporary.replace(path)
+    with Path(local).open("rb") as source, open_write(url) as sink:
+        shutil.copyfileobj(source, sink, COPY_BYTES)  # type: ignore[misc]
 
 
 def download(url: str, local: Path) -> None:
     """Copy the file at `url` to a local path, atomically. Raises FileNotFoundError."""
-    with _disk_errors(str(local)), _temporary_beside(Path(local)) as temporary:
-        with open_read(url) as source, temporary.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        temporary.replace(local)
+    with open_read(url) as source, open_write(str(local)) as sink:
+        shutil.copyfileobj(source, sink, COPY_BYTES)  # type: ignore[misc]
+
+
+def sha256(url: str) -> str:
+    """sha256 of the file at `url`, in hexadecimal, read in bounded memory. Raises FileNotFoundError."""
+    digest = hashlib.sha256()
+    with open_read(url) as stream:
+        while data := stream.read(COPY_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def list_files(url: str, suffix: str = "") -> Iterator[FileEntry]:
     """All files below a folder or prefix whose name ends in `suffix`, in the order of their names."""
     if is_s3(url):
         yield from _list_s3(url, suffix)
-        return
-    root = _path(url)
-    entries = []
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in names:
-            path = Path(folder, name)
-            if name.endswith(suffix) and not name.startswith(".tmp-"):
-                entries.append(FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, str(path)))
-    yield from sorted(entries)
+    elif _path(url).is_dir():
+        for name, entry in list_folder(str(_path(url)), suffix):
+            yield FileEntry(name, entry.stat().st_size, entry.path)
 
 
 def delete(url: str) -> None:
     """Remove one file; nothing happens if it is already gone."""
     if is_s3(url):
-        bucket, key = _bucket_key(url)
-        with _s3_errors(url):
-            _client().delete_object(Bucket=bucket, Key=key)
+        bucket, key = bucket_and_key(url)
+        with s3_errors(url):
+            client(url).delete_object(Bucket=bucket, Key=key)
     else:
         _path(url).unlink(missing_ok=True)
+
+
+def clear_unfinished(url: str) -> int:
+    """Remove what killed writers left below a folder or prefix; returns how many pieces.
+
+    A writer that is still at work there loses what it wrote and gets a JobError: call it when all there is done.
+    """
+    if is_s3(url):
+        return abort_uploads(url.rstrip("/") + "/")
+    return clear_temporaries(_path(url))
 
 
 def local_folder(url: str, cache: Path) -> Path:
@@ -191,83 +209,13 @@ def _path(url: str) -> Path:
     return Path(url.removeprefix("file://")).expanduser()
 
 
-def _bucket_key(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    if not parts.netloc:
-        raise UsageError(f"url '{url}': names no bucket; write s3://bucket/prefix")
-    return parts.netloc, parts.path.lstrip("/")
-
-
-@cache
-def _client_of(process: int) -> Any:
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20, max_pool_connections=16
-    )
-    return boto3.session.Session().client("s3", config=config)  # not the default session: it keeps old credentials
-
-
-def _client() -> Any:
-    return _client_of(os.getpid())  # a client must not be shared across a fork
-
-
 def _list_s3(url: str, suffix: str) -> Iterator[FileEntry]:
-    bucket, prefix = _bucket_key(url)
+    bucket, prefix = bucket_and_key(url)
     prefix = prefix.rstrip("/") + "/" if prefix else ""
-    with _s3_errors(url):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    with s3_errors(url):
+        pages = client(url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             for item in page.get("Contents", []):
                 name = item["Key"][len(prefix) :]
                 if name and not name.endswith("/") and name.endswith(suffix):
                     yield FileEntry(name, item["Size"], f"s3://{bucket}/{item['Key']}")
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, gone afterwards whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    os.fchmod(handle, 0o644)
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        with suppress(FileNotFoundError):  # it was renamed into place
-            Path(name).unlink()
-
-
-@contextmanager
-def _disk_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise JobError(f"{url}: no space left on the device; free some and run the same command again") from error
-        if isinstance(error, PermissionError | NotADirectoryError):
-            raise JobError(f"{url}: cannot be written ({error.strerror}); choose another folder") from error
-        raise
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-@contextmanager
-def _s3_errors(url: str) -> Iterator[None]:
-    """Turn what boto3 raises into FileNotFoundError or one clear JobError (its text never holds a secret)."""
-    try:
-        yield
-    except NoCredentialsError as error:
-        raise JobError(f"{url}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except ClientError as error:
-        code, status = error.response.get("Error", {}).get("Code", "?"), _status(error)
-        if code == "NoSuchBucket":
-            raise JobError(f"{url}: the bucket does not exist; create it or correct the URL") from error
-        if status == 404:
-            raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
-        if status in (401, 403):
-            raise JobError(f"{url}: S3 refused the credentials ({code}); check the AWS_* environment") from error
-        raise JobError(f"{url}: S3 answered {status} {code}; run the same command again") from error
-    except BotoCoreError as error:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
-        raise JobError(f"{url}: S3 at {endpoint} cannot be used ({type(error).__name__}); is it up?") from error

@@ -83,13 +83,13 @@ def s3_server(tmp_path_factory):
 @pytest.fixture
 def s3(s3_server, monkeypatch) -> str:
     """`s3://bucket/prefix` of an empty prefix on the real server, with the AWS environment set."""
-    from infra import storage
+    from infra import storage_s3
 
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    storage._client_of.cache_clear()
+    storage_s3.forget_clients()
     yield f"s3://tests/{secrets.token_hex(4)}"
-    storage._client_of.cache_clear()
+    storage_s3.forget_clients()
 
 
 def _create_bucket(env: dict, deadline: float) -> None:
