@@ -2,6 +2,7 @@
 
 from degradations import kernels
 from degradations.builder import build
-from degradations.degradation import Degradation, Pair
+from degradations.degradation import Degradation
+from degradations.record import Pair
 
 __all__ = ["Degradation", "Pair", "build", "kernels"]

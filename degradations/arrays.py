@@ -20,33 +20,33 @@ def to_float32(image: NDArray) -> NDArray[np.float32]:
     return np.ascontiguousarray(image, dtype=np.float32)
 
 
-def check_hq(image: object, *, multiple: int, minimum: int) -> NDArray[np.uint8]:
+def check_rgb(image: object, name: str, *, multiple: int = 1, minimum: int = 1) -> NDArray[np.uint8]:
     """Returns `image` if it is RGB uint8 (H, W, 3), sides a multiple of `multiple` and at least `minimum` pixels.
 
-    Raises ValueError that names what is wrong and how to mend it.
+    Raises ValueError that calls it `name` and says what is wrong and how to mend it.
     """
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"hq is a {type(image).__name__}; give a numpy array, e.g. numpy.asarray(pil_image)")
+        raise ValueError(f"{name} is a {type(image).__name__}; give a numpy array, e.g. numpy.asarray(pil_image)")
     if image.size == 0:
-        raise ValueError(f"hq is empty (shape {image.shape}); give an image with pixels")
+        raise ValueError(f"{name} is empty (shape {image.shape}); give an image with pixels")
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
         raise ValueError(
-            f"hq is gray (shape {image.shape}); make it three channels: cv2.cvtColor(hq, cv2.COLOR_GRAY2RGB)"
+            f"{name} is gray (shape {image.shape}); make it three channels: cv2.cvtColor({name}, cv2.COLOR_GRAY2RGB)"
         )
     if image.ndim != 3:
-        raise ValueError(f"hq has shape {image.shape}; give one image at a time, (height, width, 3)")
+        raise ValueError(f"{name} has shape {image.shape}; give one image at a time, (height, width, 3)")
     if image.shape[2] == 4:
-        raise ValueError(f"hq has an alpha channel (shape {image.shape}); drop it: image[..., :3]")
+        raise ValueError(f"{name} has an alpha channel (shape {image.shape}); drop it: {name}[..., :3]")
     if image.shape[2] != 3:
-        raise ValueError(f"hq has shape {image.shape}; give RGB with the channels last, (height, width, 3)")
+        raise ValueError(f"{name} has shape {image.shape}; give RGB with the channels last, (height, width, 3)")
     if image.dtype != np.uint8:
-        raise ValueError(f"hq is {image.dtype}; give uint8 in 0..255: {_remedy(image)}")
+        raise ValueError(f"{name} is {image.dtype}; give uint8 in 0..255: {_remedy(image)}")
     height, width = image.shape[:2]
     if min(height, width) < minimum:
-        raise ValueError(f"hq is {width}x{height} pixels; the shorter side needs at least {minimum}: leave it out")
+        raise ValueError(f"{name} is {width}x{height} pixels; the shorter side needs at least {minimum}: leave it out")
     if height % multiple or width % multiple:
         raise ValueError(
-            f"hq is {width}x{height} pixels, not a multiple of the scale {multiple}; "
+            f"{name} is {width}x{height} pixels, not a multiple of the scale {multiple}; "
             f"crop it to {width - width % multiple}x{height - height % multiple}"
         )
     return np.ascontiguousarray(image)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from degradations.degradation import DegradationSection, Drawn
+from degradations.degradation import Drawn, DrawnSection
 from degradations.steps import MatlabBicubic
 
 
-class BicubicSection(DegradationSection):
+class BicubicSection(DrawnSection):
     """`bicubic`: no parameters."""
 
     name: Literal["bicubic"] = "bicubic"

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from degradations.degradation import DegradationSection, Drawn
+from degradations.degradation import Drawn, DrawnSection
 from degradations.draws import happens, integer, odd, one_of, pick, shuffled, uniform
 from degradations.resize import RESIZE_MODES
 from degradations.sections import NonNegativeRange, OddRange, Probability, QualityRange, sums_to_one
@@ -33,7 +33,7 @@ from degradations.steps import (
 _SMALLEST_SIGMA = 0.05  # a kernel this narrow is a single pixel; 0 would divide by it
 
 
-class BsrganSection(DegradationSection):
+class BsrganSection(DrawnSection):
     """`bsrgan`: the ranges of the paper."""
 
     name: Literal["bsrgan"] = "bsrgan"

@@ -8,7 +8,7 @@ from typing import Any
 from degradations.bicubic import BicubicSection
 from degradations.bsrgan import BsrganSection
 from degradations.deblurring import DeblurringSection
-from degradations.degradation import Degradation, DegradationSection
+from degradations.degradation import Degradation, DrawnDegradation, DrawnSection
 from degradations.face import FaceSection
 from degradations.inpainting import InpaintingSection
 from degradations.paired import PairedFolders, PairedSection
@@ -16,16 +16,15 @@ from degradations.realesrgan import PRESETS, RealESRGANSection
 from degradations.sections import merged, parse
 
 SCALES = (1, 2, 4, 8)
-PLAIN_TASKS: dict[str, type[DegradationSection]] = {
+DRAWN_TASKS: dict[str, type[DrawnSection]] = {
     "bsrgan": BsrganSection,
     "bicubic": BicubicSection,
     "face": FaceSection,
     "inpainting": InpaintingSection,
     "deblurring": DeblurringSection,
-    "paired": PairedSection,
 }
 SAME_SIZE_TASKS = ("face", "inpainting", "deblurring")
-TASKS = ("realesrgan", *PLAIN_TASKS)
+TASKS = ("realesrgan", *DRAWN_TASKS, "paired")
 
 
 def build(section: str | Mapping[str, Any], scale: int | None = None) -> Degradation:
@@ -46,11 +45,11 @@ def build(section: str | Mapping[str, Any], scale: int | None = None) -> Degrada
         raise ValueError(f"scale is {scale}; the LQ of {parsed.name!r} is as large as its HQ, so scale must be 1")
     if isinstance(parsed, PairedSection):
         return PairedFolders(parsed, scale)
-    return Degradation(parsed, scale)
+    return DrawnDegradation(parsed, scale)
 
 
-def parse_section(section: str | Mapping[str, Any]) -> DegradationSection:
-    """`section` with its defaults filled in and checked."""
+def parse_section(section: str | Mapping[str, Any]) -> DrawnSection | PairedSection:
+    """`section` with its defaults filled in and checked; no folder is looked at. Raises ValueError as `build` does."""
     values: dict[str, Any] = {"name": section} if isinstance(section, str) else dict(section)
     name = values.get("name")
     if name == "realesrgan":
@@ -58,6 +57,8 @@ def parse_section(section: str | Mapping[str, Any]) -> DegradationSection:
         if preset not in PRESETS:
             raise ValueError(f"degradation.preset is {preset!r}; valid presets are {', '.join(PRESETS)}")
         return parse(RealESRGANSection, merged(PRESETS[preset], values), "degradation")
-    if name in PLAIN_TASKS:
-        return parse(PLAIN_TASKS[name], values, "degradation")
+    if name == "paired":
+        return parse(PairedSection, values, "degradation")
+    if name in DRAWN_TASKS:
+        return parse(DRAWN_TASKS[name], values, "degradation")
     raise ValueError(f"degradation.name is {name!r}; valid names are {', '.join(TASKS)}")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from degradations.degradation import DegradationSection, Drawn
+from degradations.degradation import Drawn, DrawnSection
 from degradations.draws import happens, log_uniform, pick, uniform
 from degradations.sections import NonNegativeRange, PositiveRange, Probability, Section, sums_to_one
 from degradations.seeding import draw_seed
@@ -38,7 +38,7 @@ class DefocusSection(Section):
     """Of the circle of confusion, pixels; uniform in the logarithm."""
 
 
-class DeblurringSection(DegradationSection):
+class DeblurringSection(DrawnSection):
     """`deblurring`: HQ and LQ have the same size."""
 
     name: Literal["deblurring"] = "deblurring"

@@ -12,14 +12,14 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from degradations.degradation import DegradationSection, Drawn
+from degradations.degradation import Drawn, DrawnSection
 from degradations.draws import happens, integer, pick, uniform
 from degradations.sections import NonNegativeRange, OddSize, PositiveRange, Probability, QualityRange, sums_to_one
 from degradations.seeding import draw_seed
 from degradations.steps import Blur, GaussianKernel, GaussianNoise, Gray, Jpeg, Resize
 
 
-class FaceSection(DegradationSection):
+class FaceSection(DrawnSection):
     """`face`: HQ and LQ have the same size."""
 
     name: Literal["face"] = "face"

@@ -23,8 +23,9 @@ from PIL import Image, UnidentifiedImageError
 
 from degradations.arrays import to_uint8
 from degradations.builder import TASKS, build
-from degradations.degradation import Degradation, Pair, Record
+from degradations.degradation import Degradation
 from degradations.gallery_pages import write_html, write_png
+from degradations.record import Pair, Record
 from degradations.words import describe
 
 Pixels = NDArray[np.uint8]

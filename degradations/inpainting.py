@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from degradations.degradation import DegradationSection, Drawn
+from degradations.degradation import Drawn, DrawnSection
 from degradations.draws import happens, integer, one_of, pick
 from degradations.masks import Box, Shape, Stroke
 from degradations.sections import FractionRange, PositiveCountRange, Probability, Section, sums_to_one
@@ -54,7 +54,7 @@ class OutpaintingSection(Section):
     """Width of a margin as a fraction of the image."""
 
 
-class InpaintingSection(DegradationSection):
+class InpaintingSection(DrawnSection):
     """`inpainting`: LQ is HQ with the masked pixels black; the pair's mask is 1 there."""
 
     name: Literal["inpainting"] = "inpainting"

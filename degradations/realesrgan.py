@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator
 
-from degradations.degradation import DegradationSection, Drawn
+from degradations.degradation import Drawn, DrawnSection
 from degradations.draws import happens, integer, odd, one_of, pick, uniform
 from degradations.resize import RESIZE_MODES
 from degradations.sections import (
@@ -79,7 +79,7 @@ class StageSection(Section):
     jpeg_quality_range: QualityRange
 
 
-class RealESRGANSection(DegradationSection):
+class RealESRGANSection(DrawnSection):
     """`realesrgan`: the defaults are the preset's; any of them can be overridden."""
 
     name: Literal["realesrgan"] = "realesrgan"

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from degradations import blur, jpeg, kernels, linear_light, noise, resize
@@ -238,24 +237,6 @@ class Jpeg(Section):
         return jpeg.jpeg(image, self.quality)
 
 
-class Stored(Section):
-    """An image that exists already, instead of one that is made."""
-
-    op: Literal["stored"] = "stored"
-    path: str
-
-    def load(self) -> NDArray[np.uint8]:
-        """RGB uint8 (H, W, 3). Raises ValueError if the file is missing or no image."""
-        try:
-            with Image.open(self.path) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{self.path} is no readable image ({error}); restore it") from None
-
-    def apply(self, image: NDArray) -> NDArray:
-        return self.load()
-
-
 Step = Annotated[
     Blur
     | Rescale
@@ -269,8 +250,7 @@ Step = Annotated[
     | SrgbToLinear
     | LinearToSrgb
     | Jpeg
-    | Gray
-    | Stored,
+    | Gray,
     Field(discriminator="op"),
 ]
 

@@ -8,13 +8,16 @@ from itertools import pairwise
 from typing import Any
 
 from degradations import steps as s
-from degradations.degradation import Record
+from degradations.record import Record
 from degradations.sections import parse
 
 
 def describe_record(record: Mapping[str, Any]) -> list[str]:
     """The steps of a pair's record, one short phrase each. Raises ValueError if it is no record of this version."""
-    return [describe(step) for step in parse(Record, record, "record").steps]
+    parsed = parse(Record, record, "record")
+    if parsed.stored is not None:
+        return [f"from {parsed.stored.name}"]
+    return [describe(step) for step in parsed.steps]
 
 
 def describe(step: s.Step) -> str:
@@ -47,8 +50,6 @@ def describe(step: s.Step) -> str:
             return "back to sRGB"
         case s.Gray():
             return "gray"
-        case s.Stored(path=path):
-            return f"from {path}"
 
 
 def _kernel(kernel: s.AnyKernel) -> str:

@@ -122,7 +122,7 @@ def test_a_wrong_scale_is_named():
         (np.zeros((64, 64, 3)), r"hq is float64; give uint8 in 0..255: \(image \* 255\)"),
         (np.full((64, 64, 3), np.nan, np.float32), "it also holds NaN or infinity"),
         (np.zeros((64, 64), np.uint8), "hq is gray"),
-        (np.zeros((64, 64, 4), np.uint8), r"hq has an alpha channel .* drop it: image\[..., :3\]"),
+        (np.zeros((64, 64, 4), np.uint8), r"hq has an alpha channel .* drop it: hq\[..., :3\]"),
         (np.zeros((64, 64, 3), np.uint16), "hq is uint16; .*16-bit"),
         (np.zeros((0, 64, 3), np.uint8), "hq is empty"),
         (np.zeros((3, 64, 64), np.uint8), "hq has shape .*; give RGB with the channels last"),
