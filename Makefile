@@ -24,6 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--config-settings editable_mode=compat --editable '.[dev]'
 	@$(BIN)/python -m resshift.perceptual
+	@$(BIN)/python -m evaluation.niqe_model
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

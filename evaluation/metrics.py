@@ -1,4 +1,5 @@
-"""Full-reference image metrics, as the field's reference toolkit (IQA-PyTorch) computes them.
+"""What each metric means, and the full-reference ones that need no network, as the field's reference toolkit
+(IQA-PyTorch) computes them.
 
 Shapes: restored, hq uint8 (H, W, 3) RGB of the same size. All arithmetic is float64.
 Y here is the full-range BT.601 luma (0.299 R + 0.587 G + 0.114 B, 0..255), not the 16..235 one of older papers,
@@ -56,6 +57,20 @@ METRICS: Mapping[str, MetricDefinition] = MappingProxyType(
         ),
         "lpips_vgg": MetricDefinition(
             "LPIPS-vgg", "", False, 4, "lpips-0.1-vgg/1", "Perceived difference (VGG16 features). Lower is better."
+        ),
+        "niqe": MetricDefinition(
+            "NIQE",
+            "",
+            False,
+            3,
+            "mittal2013-96px-bt601-full-range-rounded/1",
+            "How far block statistics lie from those of pristine photos; looks at the result alone. Lower is better.",
+        ),
+        "musiq": MetricDefinition(
+            "MUSIQ", "", True, 2, "koniq/1", "Learned quality, 0 to 100; looks at the result alone. Higher is better."
+        ),
+        "clipiqa": MetricDefinition(
+            "CLIP-IQA", "", True, 4, "rn50/1", "Learned quality, 0 to 1; looks at the result alone. Higher is better."
         ),
     }
 )

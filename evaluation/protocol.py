@@ -3,6 +3,7 @@
 from typing import Any
 
 from evaluation.config import EvaluationConfig
+from evaluation.learned_quality import PYIQA_NAMES, package_version
 from evaluation.metrics import METRICS
 from infra.errors import UsageError
 from infra.recipe import Recipe, difference, digest
@@ -17,7 +18,7 @@ def build_protocol(recipe: Recipe, config: EvaluationConfig, test_set_digest: st
         "task": recipe.task,
         "scale": recipe.scale,
         "test_set": {"digest": test_set_digest, "num_images": num_images},
-        "metrics": {name: METRICS[name].version for name in config.metrics},
+        "metrics": {name: metric_version(name) for name in config.metrics},
         "colour": "8-bit RGB, 0..255, results rounded and clipped, no border cropped",
         "bicubic": "a = -0.75, pixel centres aligned by area, no antialiasing, clipped to 0..255",
         "noise": "normal, from a CPU generator seeded with sha256(seed/key)",
@@ -25,6 +26,12 @@ def build_protocol(recipe: Recipe, config: EvaluationConfig, test_set_digest: st
         "tile_size": config.tile_size,
         "tile_overlap": config.tile_overlap,
     }
+
+
+def metric_version(name: str) -> str:
+    """What a metric's figure depends on besides the two images; for a learned one also the package that computes it."""
+    package = f" by pyiqa {package_version()}" if name in PYIQA_NAMES else ""
+    return METRICS[name].version + package
 
 
 def protocol_digest(protocol: dict[str, Any]) -> str:

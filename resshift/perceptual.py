@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Literal, get_args
 
 import torch
@@ -25,14 +24,13 @@ MIN_SIZE = 32
 _torchvision_operators: list[torch.library.Library] = []
 
 
-def _import_lpips() -> ModuleType:
-    """Import lpips, whose torchvision does not import beside a CPU-only torch unless two operators are known."""
+def define_torchvision_operators() -> None:
+    """Make torchvision importable: beside a CPU-only torch it is not, unless two of its operators are known."""
     if torch.version.cuda is None and not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _torchvision_operators.append(library)  # it lasts as long as its Python object
-    return importlib.import_module("lpips")
 
 
 class LPIPSMetric(nn.Module):
@@ -69,7 +67,8 @@ def lpips_metric(net: Net) -> LPIPSMetric:
     if net not in get_args(Net):
         raise ValueError(f"net is {net!r}; give one of {', '.join(get_args(Net))}")
     trunk = read_weights(backbone_path(net))
-    package = _import_lpips()
+    define_torchvision_operators()
+    package = importlib.import_module("lpips")
     with torch.device("meta"), warnings.catch_warnings():
         # torchvision warns about lpips' way of asking for a network without weights.
         warnings.simplefilter("ignore")
