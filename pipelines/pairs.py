@@ -24,6 +24,7 @@ from pipelines.card import write_card
 from pipelines.config import ShardsConfig
 from pipelines.dataset import SCHEMA_VERSION, freeze_plan
 from pipelines.decode import Rejected, decode_rgb
+from pipelines.png import CODEC
 from pipelines.shard import (
     CommitRecord,
     Reject,
@@ -110,6 +111,7 @@ def plan_pairs(recipe: Recipe, source: Source, out: str) -> tuple[PairPlan, dict
         "degradation": section,
         "shards": shards.model_dump(mode="json", exclude={"max_reject_rate"}),
         "source": {"digest": source.digest, "num_images": len(source.images)},
+        "codec": CODEC,
     }
     document = {
         "schema_version": SCHEMA_VERSION,

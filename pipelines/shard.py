@@ -15,15 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import webdataset as wds
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from infra import storage
 from infra.errors import JobError
-
-PNG_LEVEL = 1  # lossless either way; level 1 is several times faster than the default and a few percent larger
+from pipelines.png import decode_png as decode_png
+from pipelines.png import encode_png as encode_png
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,6 @@ def remedy(url: str, record: CommitRecord) -> str:
 def sample_key(shard: int, slot: int) -> str:
     """`slot` is the place in the plan, so that a reject leaves a gap and renames nobody."""
     return f"{shard:06d}-{slot:06d}"
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) RGB or (H, W) -> PNG bytes."""
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    ok, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
-    assert ok, "cv2.imencode fails only for shapes and types that are excluded above"
-    return data.tobytes()
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """PNG bytes -> uint8 (H, W, 3) RGB or (H, W). Raises ValueError if they are damaged."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError("not a readable PNG")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels
 
 
 def encode_npy(array: np.ndarray) -> bytes:
