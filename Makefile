@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo test test-faults check format clean
+.PHONY: help install demo stack test test-faults check format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [SOURCE=folder]  photos become a promoted restoration model (about 10 minutes on two cores)"
+	@echo "make stack                 S3, MLflow and a Ray head on this machine, until Ctrl-C"
 	@echo "make test                  the tests, eight minutes at most on two cores"
 	@echo "make test-faults           those that kill processes, nodes and servers"
 	@echo "make check                 ruff, mypy and the import contracts"
@@ -30,6 +31,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m infra.demo $(if $(SOURCE),--source "$(SOURCE)")
+
+stack: $(INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m infra.stack $(ARGS)
 
 test: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \

