@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.image_files import encode_png
 from evaluation.meter import Meter
 from evaluation.pair_set import BrokenPair, Pair, PairSet, PairShard, read_pairs
 from evaluation.rows import BICUBIC, FAILED, OK, encode_rows, rows_url
 from infra import storage
+from resshift.image_files import encode_png
 from resshift.images import image_to_tensor, tensor_to_image, upscale_lq
 from resshift.restorer import Restorer
 

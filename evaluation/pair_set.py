@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.image_files import decode_mask, decode_rgb, is_image_name
 from infra import storage
 from infra.errors import UsageError
 from infra.recipe import digest
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.shard import CommitRecord, decode_png, read_shard
+from resshift.image_files import decode_mask, decode_rgb, is_image_name
 
 
 @dataclass(frozen=True)

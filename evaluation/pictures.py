@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from evaluation.evaluator import bicubic
-from evaluation.image_files import decode_rgb
 from evaluation.pair_set import Pair, PairSet, read_pairs
 from evaluation.report import HQ, LQ, Picture
 from evaluation.rows import OK
 from infra import storage
+from resshift.image_files import decode_rgb
 
 BEST_SHARE = 0.25  # of the images shown; the others are the worst
 

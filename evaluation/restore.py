@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from evaluation.restoration import RestoreOptions, plan_jobs, restore
+from evaluation.image_output import FORMATS
+from evaluation.restoration import RestoreOptions, plan, restore
 from infra.cli import EXIT_FAILED, DryRunOption, OutOption, run
 
 
@@ -22,14 +23,17 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler's noise.")] = 0,
     tile_size: Annotated[int, typer.Option(min=64, help="Side of a tile in output pixels.")] = 512,
     tile_overlap: Annotated[int, typer.Option(min=0, help="Overlap of tiles in output pixels.")] = 64,
+    image_format: Annotated[str, typer.Option("--format", help=f"Of the results: {', '.join(FORMATS)}.")] = "png",
+    suffix: Annotated[str, typer.Option(help="Added to the name of every result, such as _x4.")] = "",
     dry_run: DryRunOption = False,
 ) -> None:
-    """Restore images into a folder, as PNG. Results that exist are kept unless --overwrite."""
+    """Restore images into a folder. Results that exist are kept unless --overwrite, so the same command resumes."""
+    options = RestoreOptions(seed, tile_size, tile_overlap, overwrite, image_format, suffix)
     if dry_run:
-        for job in plan_jobs(inputs, out, mask)[0]:
+        for job in plan(inputs, out, mask, options)[0]:
             print(f"{job.source} -> {job.target}")
         return
-    outcome = restore(model, inputs, out, mask, RestoreOptions(seed, tile_size, tile_overlap, overwrite))
+    outcome = restore(model, inputs, out, mask, options)
     for line in outcome.notes:
         print(f"note: {line}", file=sys.stderr)
     for line in outcome.failed:

@@ -1,6 +1,7 @@
 """Images as tensors: the one place that knows the ranges and how an LQ image meets the sizes of the networks.
 
-B batch, H and W height and width. Arrays are uint8 RGB (H, W, 3); tensors are float32 (B, 3, H, W) in [-1, 1].
+B batch, H and W height and width. Arrays are RGB (H, W, 3) of uint8, or of uint16 where an image has that many shades;
+tensors are float32 (B, 3, H, W) in [-1, 1].
 """
 
 from __future__ import annotations
@@ -11,25 +12,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _half_range(dtype: np.dtype) -> float:
+    """Half of the largest value of unsigned samples: what -1 to 1 is scaled by."""
+    return float(np.iinfo(dtype).max) / 2.0
+
+
+def check_image(image: np.ndarray) -> None:
+    """ValueError unless an array is RGB (H, W, 3), uint8 or uint16, of at least 1 pixel."""
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(
+            f"image is {image.dtype} {image.shape}; give a uint8 RGB array (H, W, 3) of at least 1 pixel (or uint16)"
+        )
+
+
 def image_to_tensor(image: np.ndarray) -> Tensor:
-    """uint8 RGB (H, W, 3) to float32 (1, 3, H, W) in [-1, 1].
+    """uint8 or uint16 RGB (H, W, 3) to float32 (1, 3, H, W) in [-1, 1].
 
     Raises:
-        ValueError: the array is not uint8 RGB, or has no pixel.
+        ValueError: the array is not such an image, or has no pixel.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"image is {image.dtype} {image.shape}; give a uint8 RGB array (H, W, 3) of at least 1 pixel")
+    check_image(image)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    return pixels.float() / 127.5 - 1.0
+    return pixels.float() / _half_range(image.dtype) - 1.0
 
 
-def tensor_to_image(x: Tensor) -> np.ndarray:
-    """Float (1, 3, H, W) or (3, H, W) in [-1, 1] to uint8 RGB (H, W, 3): rounded to nearest, clamped."""
+def tensor_to_image(x: Tensor, dtype: np.dtype | type = np.uint8) -> np.ndarray:
+    """Float (1, 3, H, W) or (3, H, W) in [-1, 1] to uint8 (or uint16) RGB (H, W, 3): rounded to nearest, clamped."""
     x = x[0] if x.ndim == 4 and len(x) == 1 else x
     if x.ndim != 3 or x.shape[0] != 3:
         raise ValueError(f"image has shape {tuple(x.shape)}; give (1, 3, H, W) or (3, H, W)")
-    pixels = ((x.detach().float() + 1.0) * 127.5).round().clamp(0, 255)
-    return pixels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    half = _half_range(np.dtype(dtype))
+    pixels = ((x.detach().float() + 1.0) * half).round().clamp(0, 2 * half)
+    samples = pixels.to(torch.uint8 if dtype == np.uint8 else torch.int32).permute(1, 2, 0).contiguous()
+    return samples.cpu().numpy().astype(dtype, copy=False)
 
 
 def mask_to_tensor(mask: np.ndarray) -> Tensor:

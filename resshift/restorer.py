@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from resshift.images import fit_condition, fit_mask, image_to_tensor, mask_to_tensor, tensor_to_image, upscale_lq
+from resshift.images import (
+    check_image,
+    fit_condition,
+    fit_mask,
+    image_to_tensor,
+    mask_to_tensor,
+    tensor_to_image,
+    upscale_lq,
+)
+from resshift.noise import NoiseField
 from resshift.padding import pad_bottom_right, round_up
 from resshift.sampler import sample
 from resshift.schedule import EtaSchedule
 from resshift.swin_unet import SwinUNet
 from resshift.swin_unet_config import SwinUNetConfig
-from resshift.tiling import Blend, tiles
+from resshift.tiling import Band, batches, blend_weights, spans
 from resshift.vqgan import VQGAN
 from resshift.weights import (
     AUTOENCODER_JSON,
@@ -39,6 +50,15 @@ MIN_LATENT = 8
 """Smaller images are completed to this many latents per side, or the networks would have nothing but edges to see."""
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """The tiles of one image as stretches along both axes, and how far neighbours overlap; in pixels of the result."""
+
+    rows: list[slice]
+    columns: list[slice]
+    overlap: int
+
+
 class Restorer:
     """Restores images of any size; large ones tile by tile.
 
@@ -56,6 +76,7 @@ class Restorer:
         *,
         tile_size: int = 512,
         tile_overlap: int = 64,
+        batch_size: int = 1,
     ) -> None:
         """
         Args:
@@ -64,6 +85,7 @@ class Restorer:
             scale: how many times larger than the LQ image the result is; 1 for deblurring, inpainting and the like.
             tile_size: side of the largest piece restored at once, in pixels of the result.
             tile_overlap: how far neighbouring tiles overlap, in pixels of the result; below half of tile_size.
+            batch_size: how many tiles of an image go through the networks together.
 
         Raises:
             ValueError: the parts do not fit each other, or a number is out of range.
@@ -89,6 +111,7 @@ class Restorer:
         self.task = task
         self.tile_size = tile_size
         self.tile_overlap = tile_overlap
+        self.batch_size = batch_size
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +146,7 @@ class Restorer:
         Drawing per image and stacking along B makes a batch independent of its composition.
         """
         batch, _, height, width = lq_shape
-        latent = (self._padded(size) * self.scale // self._downscale for size in (height, width))
+        latent = (self._latent(size) for size in (height, width))
         shape = (self.schedule.num_steps + 1, batch, self.denoiser.config.in_channels, *latent)
         return torch.randn(shape, generator=generator, device=generator.device)
 
@@ -163,41 +186,87 @@ class Restorer:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> np.ndarray:
-        """Restore one uint8 RGB image (h, w, 3) of any size; the same seed gives the same result.
+        """Restore one RGB image (h, w, 3), uint8 or uint16, of any size; the same seed gives the same result.
 
         Args:
             mask: uint8 (h, w), above 127 where the image is unknown; for inpainting networks.
 
         Returns:
-            uint8 RGB (h * s, w * s, 3)
+            RGB (h * s, w * s, 3) of the image's dtype. Pixels that the mask leaves alone are those of the image.
         """
-        lq = image_to_tensor(np.asarray(image))
-        mask_tensor = None if mask is None else mask_to_tensor(np.asarray(mask))
-        self._check_inputs(lq, mask_tensor)
-        noise = self.draw_noise(lq.shape, torch.Generator().manual_seed(seed))
-        return tensor_to_image(self._restore_tiled(lq, noise, mask_tensor))
+        return np.concatenate(list(self.restore_rows(image, seed, mask)))
 
-    def _restore_tiled(self, lq: Tensor, noise: Tensor, mask: Tensor | None) -> Tensor:
-        """`restore_batch` for one image, in tiles that all take their part of the same noise."""
-        height, width = lq.shape[2:]
-        lq_unit, latent_unit = self._unit, self._unit * self.scale // self._downscale
-        pixel_unit = lq_unit * self.scale
-        tile = max(-(-MIN_LATENT // latent_unit), self.tile_size // pixel_unit)
-        overlap = min(-(-self.tile_overlap // pixel_unit), tile // 2)
-        rows_total, columns_total = self._padded(height) // lq_unit, self._padded(width) // lq_unit
-        if max(rows_total, columns_total) <= tile:
-            return self.restore_batch(lq, noise, mask)
+    @torch.inference_mode()
+    def restore_rows(
+        self,
+        image: np.ndarray,
+        seed: int = 0,
+        mask: np.ndarray | None = None,
+        on_tiles: Callable[[int, int], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """As calling the restorer, but yields the result piece by piece, (n, w * s, 3) each, from top to bottom.
 
-        blend = Blend(height * self.scale, width * self.scale, overlap * pixel_unit, self.device)
-        for rows, columns in tiles(rows_total, columns_total, tile, overlap):
-            lq_area = (slice(None), slice(None), rows.scaled(lq_unit), columns.scaled(lq_unit))
-            part = self.restore_batch(
-                lq[lq_area],
-                noise[..., rows.scaled(latent_unit), columns.scaled(latent_unit)],
-                None if mask is None else mask[lq_area],
-            )
-            blend.add(part, rows.scaled(pixel_unit), columns.scaled(pixel_unit))
-        return blend.result()
+        Memory holds one row of tiles, so that its need grows with the width of an image and not with its height.
+
+        Args:
+            on_tiles: called with the number of tiles just done and of all of them.
+        """
+        image = np.asarray(image)
+        mask = None if mask is None else np.asarray(mask)
+        check_image(image)
+        if (mask is not None) != self.denoiser.config.cond_mask:
+            need = "is missing; this model inpaints and needs one" if mask is None else "was given to a model without"
+            raise ValueError(f"mask {need}")
+        if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:2]):
+            raise ValueError(f"mask has shape {mask.shape} ({mask.dtype}); give uint8 {image.shape[:2]}, as the image")
+        grid = self._grid(image.shape[0], image.shape[1])
+        noise = NoiseField(seed, self.schedule.num_steps, self.denoiser.config.in_channels)
+        row_weights, column_weights = (blend_weights(axis, grid.overlap) for axis in (grid.rows, grid.columns))
+        weight_of = {(column.start, column.stop): w for column, w in zip(grid.columns, column_weights, strict=True)}
+        total = len(grid.rows) * len(grid.columns)
+        band = Band(grid.rows[0].stop, grid.columns[-1].stop, self.device)
+        for number, (rows, row_weight) in enumerate(zip(grid.rows, row_weights, strict=True)):
+            for batch in batches(grid.columns, self.batch_size):
+                parts = self._restore_tiles(image, mask, noise, [(rows, columns) for columns in batch])
+                for part, columns in zip(parts, batch, strict=True):
+                    band.add(part, rows, columns, row_weight, weight_of[columns.start, columns.stop])
+                if on_tiles is not None:
+                    on_tiles(len(batch), total)
+            top, bottom = band.top, grid.rows[number + 1].start if number + 1 < len(grid.rows) else rows.stop
+            restored = tensor_to_image(band.release(bottom), image.dtype)
+            # Rounding must not touch what was known, so it is taken from the image itself.
+            yield restored if mask is None else np.where(mask[top:bottom, :, None] > 127, restored, image[top:bottom])
+
+    def _grid(self, height: int, width: int) -> _Grid:
+        """The tiles of an LQ image, in pixels of the result."""
+        unit = self._unit * self.scale
+        smallest = -(-MIN_LATENT // (unit // self._downscale))
+        tile = max(smallest, self.tile_size // unit)
+        overlap = min(-(-self.tile_overlap // unit), tile // 2)
+
+        def axis(size: int) -> list[slice]:
+            found = spans(self._padded(size) // self._unit, tile, overlap)
+            return [span.scaled(unit, end=size * self.scale) for span in found]
+
+        return _Grid(axis(height), axis(width), overlap * unit)
+
+    def _restore_tiles(
+        self, image: np.ndarray, mask: np.ndarray | None, noise: NoiseField, areas: Sequence[tuple[slice, slice]]
+    ) -> Tensor:
+        """Tiles of one size, (row slice, column slice) of the result each, as (B, 3, h, w)."""
+        lq, masks, noises = [], [], []
+        for area in areas:
+            rows, columns = (slice(side.start // self.scale, side.stop // self.scale) for side in area)
+            lq.append(image_to_tensor(image[rows, columns]))
+            if mask is not None:
+                masks.append(mask_to_tensor(mask[rows, columns]))
+            size = (self._latent(axis.stop - axis.start) for axis in (rows, columns))
+            noises.append(noise.window(*(side.start // self._downscale for side in area), *size))
+        return self.restore_batch(torch.cat(lq), torch.cat(noises, dim=1), torch.cat(masks) if masks else None)
+
+    def _latent(self, length: int) -> int:
+        """Latents along an LQ length, completion included."""
+        return self._padded(length) * self.scale // self._downscale
 
     def _sample(self, y_0_image: Tensor, noise: Tensor, conditions: dict[str, Tensor | None]) -> Tensor:
         """Encode, run the reverse chain, decode."""

@@ -1,12 +1,13 @@
-"""Cutting a large image into overlapping tiles and blending what becomes of them.
+"""Cutting a large image into overlapping tiles and blending what becomes of them, from top to bottom.
 
 All lengths and offsets are in latent units, the coarsest grid on which LQ image, latent and result agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -22,9 +23,10 @@ class Span:
     length: int
     """Number of units."""
 
-    def scaled(self, factor: int) -> slice:
-        """The same stretch where a unit is `factor` elements long."""
-        return slice(self.start * factor, (self.start + self.length) * factor)
+    def scaled(self, factor: int, end: int | None = None) -> slice:
+        """The same stretch where a unit is `factor` elements long, cut off at `end`."""
+        stop = (self.start + self.length) * factor
+        return slice(self.start * factor, stop if end is None else min(stop, end))
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
@@ -35,35 +37,46 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
     return [Span(start, tile) for start in [*starts, length - tile]]
 
 
-def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[Span, Span]]:
-    """(rows, columns) of every tile of a (height, width) canvas, in raster order."""
-    for rows in spans(height, tile, overlap):
-        for columns in spans(width, tile, overlap):
-            yield rows, columns
+def batches(columns: Sequence[slice], size: int) -> Iterator[list[slice]]:
+    """Neighbouring stretches of one length, up to `size` at a time: what can go through the networks together."""
+    for _, group in groupby(columns, key=lambda column: column.stop - column.start):
+        same = list(group)
+        yield from (same[first : first + size] for first in range(0, len(same), size))
 
 
-def _ramp(length: int, overlap: int) -> Tensor:
-    """(length,) weights that rise over `overlap` elements at both ends, never 0."""
-    distance = torch.arange(1, length + 1, dtype=torch.float32)
-    return torch.minimum(distance, distance.flip(0)).clamp(max=overlap + 1)
+def blend_weights(stretches: Sequence[slice], overlap: int) -> list[Tensor]:
+    """The weight of each tile along one axis, (length,) each: falling linearly towards a neighbour over `overlap`.
+
+    Where tiles overlap their weights add up to 1, so that a weighted sum is a mean.
+    """
+    ramps = []
+    for stretch in stretches:
+        distance = torch.arange(1, stretch.stop - stretch.start + 1, dtype=torch.float64)
+        ramps.append(torch.minimum(distance, distance.flip(0)).clamp(max=overlap + 1))
+    total = torch.zeros(stretches[-1].stop, dtype=torch.float64)
+    for stretch, ramp in zip(stretches, ramps, strict=True):
+        total[stretch] += ramp
+    return [(ramp / total[stretch]).float() for stretch, ramp in zip(stretches, ramps, strict=True)]
 
 
-class Blend:
-    """Weighted mean of overlapping tiles: a tile's weight falls linearly towards its edges."""
+class Band:
+    """The strip of the result on which tiles are still being added: as high as a tile, as wide as the image."""
 
-    def __init__(self, height: int, width: int, overlap: int, device: torch.device) -> None:
-        """`height`, `width` and `overlap` in pixels of the result."""
-        self.overlap = overlap
-        self.total = torch.zeros(1, 3, height, width, device=device)
-        self.weight = torch.zeros(1, 1, height, width, device=device)
+    def __init__(self, height: int, width: int, device: torch.device) -> None:
+        self.top = 0
+        self.total = torch.zeros(3, height, width, device=device)
 
-    def add(self, tile: Tensor, rows: slice, columns: slice) -> None:
-        """Put a tile (1, 3, h, w) where `rows` and `columns` say."""
-        height, width = tile.shape[2:]
-        weight = (_ramp(height, self.overlap)[:, None] * _ramp(width, self.overlap)[None, :]).to(tile.device)
-        self.total[:, :, rows, columns] += tile * weight
-        self.weight[:, :, rows, columns] += weight
+    def add(self, tile: Tensor, rows: slice, columns: slice, row_weight: Tensor, column_weight: Tensor) -> None:
+        """Add a tile (3, h, w) with the weights (h,) and (w,) where `rows` and `columns` of the result say."""
+        weight = row_weight.to(tile.device)[:, None] * column_weight.to(tile.device)[None, :]
+        self.total[:, rows.start - self.top : rows.stop - self.top, columns] += tile * weight
 
-    def result(self) -> Tensor:
-        """(1, 3, height, width)"""
-        return self.total / self.weight
+    def release(self, until: int) -> Tensor:
+        """Take out the rows above `until`, which no further tile will touch: (3, n, width)."""
+        count = until - self.top
+        done = self.total[:, :count].clone()
+        kept = self.total.shape[1] - count
+        self.total[:, :kept] = self.total[:, count:].clone()
+        self.total[:, kept:] = 0
+        self.top = until
+        return done

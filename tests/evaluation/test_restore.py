@@ -1,6 +1,5 @@
 """restore: every kind of image, what is kept and what is refused."""
 
-import io
 import subprocess
 import sys
 
@@ -9,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.image_files import decode, encode_png
-from evaluation.restoration import RestoreOptions, plan_jobs, restore
+from evaluation.restoration import RestoreOptions, restore
+from evaluation.restore_plan import plan_jobs
 from infra.errors import UsageError
+from resshift import Restorer
 from tests.evaluation.conftest import tiny_restorer
 
 
@@ -49,7 +49,7 @@ def test_every_kind_of_image_comes_back_in_its_kind(pixels, bundle, tmp_path):
     out = {path.stem: restored(path) for path in (tmp_path / "out").iterdir()}
     assert {name: image.mode for name, image in out.items()} == {
         "rgb": "RGB", "gray": "L", "palette": "RGB", "cmyk": "RGB", "alpha": "RGBA", "gray_alpha": "LA",
-        "deep": "L", "turned": "RGB", "one_pixel": "RGB",
+        "deep": "I;16", "turned": "RGB", "one_pixel": "RGB",
     }  # fmt: skip
     sizes = {name: image.size for name, image in out.items()}
     assert sizes.pop("turned") == (80, 56)
@@ -58,21 +58,45 @@ def test_every_kind_of_image_comes_back_in_its_kind(pixels, bundle, tmp_path):
     alpha = np.asarray(out["alpha"].getchannel("A"), float)
     expected = np.asarray(with_alpha.getchannel("A").resize((56, 80), Image.Resampling.BICUBIC), float)
     np.testing.assert_allclose(alpha, expected, atol=1)
-    assert outcome.notes == (f"{source}/deep.png: 16 bits are reduced to 8",)
+    assert outcome.notes == ()
 
 
-def test_sixteen_bits_are_scaled_not_clipped(rng):
-    deep = rng.integers(0, 65536, (6, 5), dtype=np.uint16)
-    data = cv2.imencode(".png", deep)[1].tobytes()
-    np.testing.assert_array_equal(decode(data).rgb[..., 0], np.rint(deep / 257).astype(np.uint8))
+def test_sixteen_bits_stay_sixteen(pixels, bundle, tmp_path):
+    """The 8 bits of the same image are the rounded 16, and those are more than 8 bits enlarged."""
+    smooth = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), 3)
+    deep = np.rint(smooth * 257).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    cv2.imwrite(str(tmp_path / "deep_tiff.tif"), deep[..., ::-1])
+    outcome = restore(str(bundle), [str(tmp_path / "deep*")], str(tmp_path / "out"))
+    assert (outcome.restored, outcome.notes) == (2, ())
+    result = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert (result.dtype, result.shape) == (np.uint16, (80, 56, 3))
+    np.testing.assert_array_equal(result, Restorer.load(bundle)(deep))
+    assert len(np.unique(result % 257)) > 100
+    eight = Restorer.load(bundle)(np.rint(smooth).astype(np.uint8))
+    assert np.abs(result / 257 - eight).mean() < 1.5
+    tiff = cv2.imread(str(tmp_path / "out" / "deep_tiff.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    np.testing.assert_array_equal(tiff, result)
 
 
-def test_colour_profile_is_kept(pixels):
-    profile = b"a profile" * 20
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", icc_profile=profile)
-    image = decode(buffer.getvalue())
-    assert Image.open(io.BytesIO(encode_png(image.rgb, like=image))).info["icc_profile"] == profile
+@pytest.mark.parametrize(("kind", "mode"), [("tiff", "RGBA"), ("jpeg", "RGB"), ("webp", "RGBA")])
+def test_formats(kind, mode, pixels, bundle, tmp_path):
+    with_alpha = Image.fromarray(pixels).convert("RGBA")
+    with_alpha.putalpha(100)
+    with_alpha.save(tmp_path / "a.png")
+    options = RestoreOptions(format=kind, suffix="_x4")
+    outcome = restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"), options=options)
+    assert outcome.failed == ()
+    (written,) = (tmp_path / "out").iterdir()
+    assert written.stem == "a_x4"
+    image = restored(written)
+    assert (image.mode, image.size) == (mode, (56, 80))
+    expected = Restorer.load(bundle)(pixels).astype(int)
+    assert np.abs(np.asarray(image.convert("RGB")) - expected).mean() <= (3 if kind == "jpeg" else 0)
+    lost = (f"{tmp_path}/a.png: the alpha channel is left out, jpeg has none",) if kind == "jpeg" else ()
+    assert outcome.notes == lost
+    with pytest.raises(UsageError, match="format: 'bmp' is unknown; choose one of png, tiff"):
+        restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path), options=RestoreOptions(format="bmp"))
 
 
 def test_results_depend_on_the_seed_alone(pixels, bundle, tmp_path):
@@ -110,6 +134,7 @@ def test_results_that_exist_are_kept_unless_told_otherwise(pixels, bundle, tmp_p
     (tmp_path / "out" / "a.png").write_bytes(b"mine")
     kept = restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
     assert (kept.restored, kept.skipped) == (0, 1)
+    assert kept.notes == (f"{tmp_path}/a.png: left out, {tmp_path}/out/a.png exists",)
     assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
     replaced = restore(
         str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"), options=RestoreOptions(overwrite=True)
@@ -128,8 +153,12 @@ def test_folders_keep_their_structure_and_names_do_not_collide(tmp_path):
     assert targets == ["a.jpg.png", "a.png.png", "deep/b.png"]
 
 
-def test_inputs_are_never_overwritten(tmp_path):
+def test_inputs_and_each_other_are_never_overwritten(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="its result would be"):
+        plan_jobs([str(tmp_path / "a.png"), str(tmp_path / "b" / "a.png")], str(tmp_path / "out"))
     with pytest.raises(UsageError, match="is an input; choose another --out"):
         plan_jobs([str(tmp_path / "a.png")], str(tmp_path))
 

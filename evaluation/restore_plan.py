@@ -1,0 +1,89 @@
+"""What restore has to do: which images the arguments stand for, and where each result goes."""
+
+import glob
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from infra import storage
+from infra.errors import UsageError
+from resshift.image_files import is_image_name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image: where it comes from and where its result goes."""
+
+    source: str
+    target: str
+    mask: str | None = None
+
+
+def plan_jobs(
+    inputs: Sequence[str], out: str, mask: str | None = None, ending: str = ".png"
+) -> tuple[list[Job], list[str]]:
+    """Expand the inputs to images; returns the jobs and one line for each input that does not exist.
+
+    A folder's structure is kept below `out`; each name gets `ending` in place of its suffix, and two images that would
+    have one name keep their suffix in it. Raises UsageError if there is nothing to do, or if `out` would overwrite an
+    input.
+    """
+    found: list[tuple[str, str]] = []  # (name below out, where it is)
+    missing: list[str] = []
+    for item in inputs:
+        images = _expand(item)
+        if not images:
+            missing.append(f"{item}: {'holds no image' if _is_folder(item) else 'does not exist'}")
+        found += images
+    if not found:
+        raise UsageError(f"input {'; '.join(missing)}; give image files, folders or quoted globs")
+    found = list(dict.fromkeys(found))
+    stems = [str(PurePosixPath(name).with_suffix("")) for name, _ in found]
+    count = Counter(stems)
+    mask_of = _masks(mask)
+    jobs = []
+    for (name, source), stem in zip(found, stems, strict=True):
+        target = storage.join(out, (stem if count[stem] == 1 else name) + ending)
+        jobs.append(Job(source, target, mask_of(stem)))
+    _check_targets(jobs)
+    return jobs, missing
+
+
+def _expand(item: str) -> list[tuple[str, str]]:
+    """(name, location) of the images an input stands for; empty if there is none."""
+    if _is_folder(item):
+        return [(entry.name, entry.url) for entry in storage.list_files(item) if is_image_name(entry.name)]
+    if storage.exists(item):
+        return [(item.rstrip("/").rpartition("/")[2], item)]
+    if storage.is_s3(item):
+        return []
+    paths = sorted(glob.glob(item, recursive=True))  # noqa: PTH207 (a pattern may be absolute; Path.glob's may not)
+    return [(Path(path).name, path) for path in paths if Path(path).is_file()]
+
+
+def _is_folder(item: str) -> bool:
+    if storage.is_s3(item):
+        return not is_image_name(item) and storage.exists(item)
+    return Path(item).expanduser().is_dir()
+
+
+def _masks(mask: str | None) -> Callable[[str], str | None]:
+    """Gives the mask of an image by its stem: the file itself, or the one called like the image in a folder of them."""
+    if mask is None or not _is_folder(mask):
+        return lambda _: mask
+    found = {entry.name.rpartition(".")[0]: entry.url for entry in storage.list_files(mask)}
+    return lambda stem: found.get(stem) or storage.join(mask, f"{stem}.png")
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    sources = {str(Path(job.source).resolve()) for job in jobs if not storage.is_s3(job.source)}
+    source_of: dict[str, str] = {}
+    for job in jobs:
+        if not storage.is_s3(job.target) and str(Path(job.target).resolve()) in sources:
+            raise UsageError(f"out: {job.target} is an input; choose another --out folder")
+        if (other := source_of.setdefault(job.target, job.source)) != job.source:
+            raise UsageError(
+                f"input {job.source}: its result would be {job.target}, as that of {other}; restore them into "
+                "different --out folders"
+            )
