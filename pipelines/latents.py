@@ -5,7 +5,6 @@ fingerprint stands in the plan, so that nobody has to guess later what encoded t
 """
 
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,18 +20,17 @@ from infra.cluster import cluster
 from infra.errors import UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
-from infra.version import code_version
 from pipelines.autoencoder import AUTOENCODER_FILES, AUTOENCODER_FOLDER, AutoencoderConfig, local_autoencoder
 from pipelines.card import write_card
 from pipelines.dataset import SCHEMA_VERSION, Dataset, freeze_plan, iter_shard, open_dataset
 from pipelines.shard import (
     CommitRecord,
-    commit_shard,
+    clear_leftovers,
     committed_shards,
     encode_json,
     encode_npy,
     encode_png,
-    write_shard,
+    make_shard,
 )
 from resshift.images import image_to_tensor, upscale_lq
 from resshift.weights import fingerprint, load_vqgan
@@ -75,6 +73,7 @@ def make_latents(recipe: Recipe, pairs: str, out: str, workers: int | None = Non
                     for record in shards:
                         done[record.shard] = record
                         bar.advance(record.num_samples)
+    clear_leftovers(out, done.values())
     write_card(out, document, [done[shard] for shard in range(len(dataset.shards))])
     return f"{dataset.num_samples} latents in {len(dataset.shards)} shards ({len(todo)} made now) -> {out}"
 
@@ -126,11 +125,7 @@ class _Encoder:
         self.config, self.dataset, self.url = config, dataset, url
 
     def encode(self, shard: int) -> CommitRecord:
-        started = time.monotonic()
-        sha256, size, count = write_shard(self.url, shard, self._samples(shard))
-        record = CommitRecord(shard, sha256, size, count, round(time.monotonic() - started, 3), code_version())
-        commit_shard(self.url, record)
-        return record
+        return make_shard(self.url, shard, self._samples(shard))
 
     def _samples(self, shard: int) -> Iterator[dict[str, Any]]:
         samples = iter_shard(self.dataset, shard, check=True)

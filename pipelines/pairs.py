@@ -5,7 +5,6 @@ made by one Ray task, start to end, and its bytes depend on the plan and its num
 """
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,6 @@ from infra.cluster import cluster, run_bounded
 from infra.errors import JobError, UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
-from infra.version import code_version
 from pipelines.card import write_card
 from pipelines.config import ShardsConfig
 from pipelines.dataset import SCHEMA_VERSION, freeze_plan
@@ -28,12 +26,12 @@ from pipelines.png import CODEC
 from pipelines.shard import (
     CommitRecord,
     Reject,
-    commit_shard,
+    clear_leftovers,
     committed_shards,
     encode_json,
     encode_png,
+    make_shard,
     sample_key,
-    write_shard,
 )
 from pipelines.source import Source, SourceImage, list_source
 
@@ -86,6 +84,7 @@ def make_pairs(recipe: Recipe, source: str, out: str, workers: int | None = None
                 for record in finished:
                     done[record.shard] = record
                     bar.advance(record.num_samples + len(record.rejects), rejected=_count_rejects(done))
+    clear_leftovers(out, done.values())
     write_card(out, document, [done[shard] for shard in range(num_shards)])
     _check_rejects(out, plan.shards, done, num_samples)
     made = sum(record.num_samples for record in done.values())
@@ -138,13 +137,9 @@ def crop_generator(seed: int, name: str, variant: int) -> np.random.Generator:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _make_pair_shard(plan: PairPlan, shard: int, images: list[SourceImage]) -> CommitRecord:
-    started = time.monotonic()
     rejects: list[Reject] = []
     degrade = build(plan.degradation, scale=plan.scale)
-    sha256, size, count = write_shard(plan.url, shard, _pair_samples(plan, degrade, shard, images, rejects))
-    record = CommitRecord(shard, sha256, size, count, round(time.monotonic() - started, 3), code_version(), rejects)
-    commit_shard(plan.url, record)
-    return record
+    return make_shard(plan.url, shard, _pair_samples(plan, degrade, shard, images, rejects), rejects)
 
 
 def _pair_samples(

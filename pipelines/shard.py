@@ -2,17 +2,21 @@
 
 URL/shards/000012.tar     members in the order of their keys, no times, no owners
 URL/shards/000012.json    written last; a shard without it does not exist
+
+No tar is ever replaced. Whoever finds one without a record (a killed job left it, or another job is about to commit it)
+writes beside it, and takes it over if the bytes are equal; so the record that was first always names its own bytes.
 """
 
 import hashlib
 import io
 import json
+import secrets
 import tarfile
-import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +25,11 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from infra import storage
 from infra.errors import JobError
+from infra.version import code_version
 from pipelines.png import decode_png as decode_png
 from pipelines.png import encode_png as encode_png
+
+RECORDS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class CommitRecord:
     seconds: float
     code_version: str
     rejects: list[Reject] = field(default_factory=list)
+    tar: str = ""
+    """Name of the tar if it is not the usual one (see `make_shard`)."""
 
     @property
     def rejects_by_reason(self) -> dict[str, int]:
@@ -59,8 +68,10 @@ class CommitRecord:
         return cls(**value | {"rejects": [Reject(**reject) for reject in value["rejects"]]})
 
 
-def tar_url(url: str, shard: int) -> str:
-    return storage.join(url, "shards", f"{shard:06d}.tar")
+def tar_url(url: str, shard: int | CommitRecord) -> str:
+    """Where a shard's tar stands: the one its record names, or the usual one of a shard number."""
+    number = shard if isinstance(shard, int) else shard.shard
+    return storage.join(url, "shards", (not isinstance(shard, int) and shard.tar) or f"{number:06d}.tar")
 
 
 def record_url(url: str, shard: int) -> str:
@@ -87,35 +98,79 @@ def encode_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def write_shard(url: str, shard: int, samples: Iterable[dict[str, Any]]) -> tuple[str, int, int]:
-    """Write the tar of a shard, whole or not at all. Returns (sha256, bytes, number of samples).
+def make_shard(
+    url: str, shard: int, samples: Iterable[dict[str, Any]], rejects: list[Reject] | None = None
+) -> CommitRecord:
+    """Stream the tar of a shard to its place and commit it. Returns the record that stands.
 
-    `samples`: {"__key__": key, "<field>.<extension>": bytes, ...}. Committing is the caller's, with `commit_shard`.
+    `samples`: {"__key__": key, "<field>.<extension>": bytes, ...}; `rejects` may grow while they are taken. If another
+    job commits this shard first, its record is returned and what was written here is removed again. Raises JobError.
     """
-    with tempfile.TemporaryDirectory(prefix="shard-") as folder:
-        path, count = Path(folder, "shard.tar"), 0
-        with path.open("wb") as target, wds.TarWriter(target, encoder=False, mtime=0, user="", group="") as tar:
-            for sample in samples:
-                tar.write(sample)
-                count += 1
-        with path.open("rb") as written:
-            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-        storage.upload(path, tar_url(url, shard))
-        return sha256, path.stat().st_size, count
+    started = time.monotonic()
+    usual = tar_url(url, shard)
+    name = f"{shard:06d}-{secrets.token_hex(4)}.tar" if storage.exists(usual) else ""
+    mine = storage.join(url, "shards", name) if name else usual
+    try:
+        with storage.open_write(mine, if_absent=True) as sink:
+            count = _write_tar(sink, samples)
+    except JobError:
+        standing = read_record(url, shard)
+        if standing is None:
+            raise
+        return standing  # the job that committed it cleared this write away
+    if name or not sink.created:
+        equal = storage.exists(usual) and storage.sha256(usual) == sink.sha256
+        if name and equal:
+            storage.delete(mine)
+            name, mine = "", usual
+        elif not name and not equal and read_record(url, shard) is None:
+            raise JobError(
+                f"{usual}: another job puts other bytes there, so it runs another version of the code; let it end and "
+                "run the same command again"
+            )
+    seconds = round(time.monotonic() - started, 3)
+    record = CommitRecord(shard, sink.sha256, sink.bytes, count, seconds, code_version(), rejects or [], name)
+    if storage.write_json(record_url(url, shard), record.to_json(), if_absent=True):
+        return record
+    standing = read_record(url, shard)
+    assert standing is not None, "write_json said that it exists, and records are never removed by a job"
+    if standing.tar != record.tar:
+        storage.delete(mine)
+    return standing
 
 
-def commit_shard(url: str, record: CommitRecord) -> None:
-    """Make the shard exist. Two writers of one plan wrote the same bytes, so whose record stands does not matter."""
-    storage.write_json(record_url(url, record.shard), record.to_json(), if_absent=True)
+def _write_tar(sink: storage.Sink, samples: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with wds.TarWriter(sink, encoder=False, mtime=0, user="", group="") as tar:
+        for sample in samples:
+            tar.write(sample)
+            count += 1
+    return count
+
+
+def clear_leftovers(url: str, records: Iterable[CommitRecord]) -> None:
+    """Remove what killed and losing jobs left beside the shards. Only for a dataset whose shards are all committed."""
+    named = {tar_url(url, record) for record in records}
+    for entry in storage.list_files(storage.join(url, "shards"), suffix=".tar"):
+        if storage.join(url, "shards", entry.name) not in named:
+            storage.delete(entry.url)
+    storage.clear_unfinished(storage.join(url, "shards"))
+
+
+def read_record(url: str, shard: int) -> CommitRecord | None:
+    """The commit record of a shard, or None if it is not finished."""
+    try:
+        return CommitRecord.from_json(storage.read_json(record_url(url, shard)))
+    except FileNotFoundError:
+        return None
 
 
 def committed_shards(url: str) -> dict[int, CommitRecord]:
     """Commit records of a dataset by shard number."""
-    records = {}
-    for entry in storage.list_files(storage.join(url, "shards"), suffix=".json"):
-        record = CommitRecord.from_json(storage.read_json(entry.url))
-        records[record.shard] = record
-    return records
+    entries = storage.list_files(storage.join(url, "shards"), suffix=".json")
+    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:  # thousands of small files, each a round trip on S3
+        found = pool.map(lambda entry: CommitRecord.from_json(storage.read_json(entry.url)), entries)
+        return {record.shard: record for record in found}
 
 
 def read_shard(url: str, record: CommitRecord, check: bool = False) -> Iterator[dict[str, bytes | str]]:
@@ -123,7 +178,7 @@ def read_shard(url: str, record: CommitRecord, check: bool = False) -> Iterator[
 
     With `check`, the whole tar is compared with its sha256 first. Raises JobError if the tar is missing or damaged.
     """
-    location = tar_url(url, record.shard)
+    location = tar_url(url, record)
     try:
         data = storage.read_bytes(location)
     except FileNotFoundError as error:

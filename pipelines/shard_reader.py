@@ -34,10 +34,10 @@ class ShardReader:
         """
         self.url, self.record = url, record
         self._file = path.open("rb")
-        size = os.fstat(self._file.fileno()).st_size
+        size = os.fstat(self.descriptor).st_size
         if size != record.bytes:
             raise JobError(
-                f"{tar_url(url, record.shard)}: has {size} bytes, its record says {record.bytes}; {remedy(url, record)}"
+                f"{tar_url(url, record)}: has {size} bytes, its record says {record.bytes}; {remedy(url, record)}"
             )
         self._samples = list(self._index().items())
         if len(self._samples) != record.num_samples:
@@ -45,6 +45,11 @@ class ShardReader:
                 f"{url} shard {record.shard}: holds {len(self._samples)} samples, its record says "
                 f"{record.num_samples}; {remedy(url, record)}"
             )
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        return self._file.fileno()
 
     def sample(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """The sample at a place in the order of keys, decoded, with these fields; see pipelines.dataset."""
@@ -59,7 +64,7 @@ class ShardReader:
         return hashlib.file_digest(self._file, "sha256").hexdigest()
 
     def _read(self, span: Span) -> bytes:
-        return os.pread(self._file.fileno(), span.size, span.offset)  # leaves the position alone: threads share it
+        return os.pread(self.descriptor, span.size, span.offset)  # leaves the position alone: threads share it
 
     def _index(self) -> dict[str, dict[str, Span]]:
         samples: dict[str, dict[str, Span]] = {}
@@ -69,6 +74,6 @@ class ShardReader:
                     key, _, name = member.name.partition(".")
                     samples.setdefault(key, {})[name] = Span(member.offset_data, member.size)
         except tarfile.TarError as error:
-            location = tar_url(self.url, self.record.shard)
+            location = tar_url(self.url, self.record)
             raise JobError(f"{location}: damaged ({error}); {remedy(self.url, self.record)}") from error
         return samples

@@ -21,7 +21,7 @@ from infra.models import register
 from infra.recipe import load_recipe
 from infra.tracking import start_run
 from pipelines.dataset import freeze_plan
-from pipelines.shard import CommitRecord, commit_shard, encode_json, encode_png, write_shard
+from pipelines.shard import encode_json, encode_png, make_shard
 from resshift import Restorer
 from tests.evaluation.conftest import tiny_restorer
 
@@ -187,8 +187,7 @@ def test_dataset_shards_are_read_with_their_records(photos, tmp_path):
             lq = encode_png(pair.lq) if (shard, slot) != (1, 1) else b"damaged"
             samples.append({"__key__": f"{shard:06d}-{slot:06d}", "hq.png": encode_png(hq), "lq.png": lq,
                             "json": encode_json(record)})  # fmt: skip
-        sha256, size, count = write_shard(url, shard, samples)
-        commit_shard(url, CommitRecord(shard, sha256, size, count, 0.0, "test"))
+        make_shard(url, shard, samples)
     pairs = open_pairs(url, max_images=6)
     read = [pair for shard in pairs.shards for pair in read_pairs(pairs, shard)]
     assert [shard.num_pairs for shard in pairs.shards] == [4, 2]

@@ -55,7 +55,7 @@ def test_bytes_do_not_depend_on_workers_or_interruption(dataset, photos, recipe,
     shutil.copytree(dataset, out)
     for gone in ("000001.json", "000002.json", "000002.tar"):  # as a killed job leaves it: a tar without its record
         (out / "shards" / gone).unlink()
-    (out / "shards" / "000001.tar").write_bytes(b"half written")
+    (out / "shards" / ".tmp-left").write_bytes(b"half written")
     summary = make_pairs(recipe, str(photos), str(out), workers=1)
     assert "(2 made now" in summary
     assert shard_digests(out) == shard_digests(dataset)

@@ -13,13 +13,11 @@ import yaml
 from infra.recipe import Recipe, digest
 from pipelines.dataset import SCHEMA_VERSION, freeze_plan
 from pipelines.shard import (
-    CommitRecord,
-    commit_shard,
     encode_json,
     encode_npy,
     encode_png,
+    make_shard,
     sample_key,
-    write_shard,
 )
 from resshift.images import image_to_tensor, upscale_lq
 from resshift.vqgan import VQGAN
@@ -141,8 +139,7 @@ def write_dataset(url: Path, kind: str, counts: list[int], **identity) -> Path:
                 sample["hq_latent.npy"] = encode_npy(z_hq[0].numpy().astype(np.float16))
                 sample["lq_latent.npy"] = encode_npy(z_lq[0].numpy().astype(np.float16))
             samples.append(sample)
-        sha256, size, _ = write_shard(str(url), shard, samples)
-        commit_shard(str(url), CommitRecord(shard, sha256, size, count, 0.0, "test"))
+        make_shard(str(url), shard, samples)
     identity = {"kind": kind, "task": "super_resolution", "scale": SCALE, **identity}
     plan = {"schema_version": SCHEMA_VERSION, "identity": identity, "plan_hash": digest(identity),
             "num_shards": len(counts), "num_samples_planned": sum(counts), "recipe": TOY}  # fmt: skip
