@@ -197,6 +197,31 @@ class Restorer:
         return np.concatenate(list(self.restore_rows(image, seed, mask)))
 
     @torch.inference_mode()
+    def restore_images(
+        self, images: Sequence[np.ndarray], seeds: Sequence[int], masks: Sequence[np.ndarray | None]
+    ) -> list[np.ndarray]:
+        """Restore images of one size and dtype together: each as the restorer does alone with its seed and mask.
+
+        Images of one tile go through the networks in one batch, which may round sums differently; larger ones one after
+        the other.
+        """
+        height, width = images[0].shape[:2]
+        grid = self._grid(height, width)
+        if len(images) == 1 or len(grid.rows) * len(grid.columns) > 1:
+            return [self(image, seed, mask) for image, seed, mask in zip(images, seeds, masks, strict=True)]
+        latents = self._latent(height), self._latent(width)
+        steps, channels = self.schedule.num_steps, self.denoiser.config.in_channels
+        noise = torch.cat([NoiseField(seed, steps, channels).window(0, 0, *latents) for seed in seeds], dim=1)
+        known = [mask_to_tensor(mask) for mask in masks if mask is not None]
+        lq = torch.cat([image_to_tensor(image) for image in images])
+        restored = self.restore_batch(lq, noise, torch.cat(known) if known else None)
+        arrays = [tensor_to_image(one, image.dtype) for one, image in zip(restored, images, strict=True)]
+        return [
+            array if mask is None else np.where(mask[..., None] > 127, array, image)
+            for array, image, mask in zip(arrays, images, masks, strict=True)
+        ]
+
+    @torch.inference_mode()
     def restore_rows(
         self,
         image: np.ndarray,

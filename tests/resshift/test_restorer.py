@@ -63,6 +63,33 @@ def test_noise_per_image_makes_a_batch_independent_of_its_composition():
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("latent", [True, False])
+def test_images_restored_together_are_those_restored_alone(latent):
+    model = restorer(latent=latent)
+    images, seeds = [photo(9, 8, seed=i) for i in range(3)], [5, 6, 5]
+    together = model.restore_images(images, seeds, [None] * 3)
+    for image, seed, restored in zip(images, seeds, together, strict=True):
+        alone = model(image, seed=seed)
+        assert restored.shape == alone.shape
+        assert np.abs(restored.astype(int) - alone).max() <= 1
+    assert np.array_equal(model.restore_images(images[:1], [5], [None])[0], model(images[0], seed=5))
+    model.tile_size, model.tile_overlap = 24, 8
+    for image, restored in zip(images, model.restore_images(images, seeds, [None] * 3), strict=True):
+        assert restored.shape == (36, 32, 3)
+        assert image.dtype == restored.dtype
+
+
+def test_images_inpainted_together_keep_their_known_pixels():
+    model = restorer(scale=1, latent=False, cond_mask=True)
+    images, masks = [photo(12, 10, seed=i) for i in range(2)], [np.zeros((12, 10), np.uint8) for _ in range(2)]
+    masks[0][2:5, 3:6] = masks[1][7:9] = 255
+    for image, mask, restored in zip(images, masks, model.restore_images(images, [1, 2], masks), strict=True):
+        np.testing.assert_array_equal(restored[mask == 0], image[mask == 0])
+        assert not np.array_equal(restored[mask == 255], image[mask == 255])
+    with pytest.raises(ValueError, match="mask is missing"):
+        model.restore_images(images, [1, 2], [None, None])
+
+
 class Pointwise(SwinUNet):
     """A denoiser that looks at one pixel at a time, so that tiling must not be visible at all."""
 
