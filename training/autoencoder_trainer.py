@@ -2,16 +2,16 @@
 
 import torch
 
-from resshift.images import image_to_tensor, tensor_to_image
 from resshift.vqgan import VQGAN
 from training.autoencoder_step import AutoencoderTraining
 from training.autoencoder_task import AutoencoderTask
 from training.checkpoint import Checkpoints
 from training.engine import Processes, grad_norm
-from training.figures import bar_of, psnr, sum_over
-from training.loader import BatchLoader, held_out_samples
+from training.figures import bar_of, sum_over
+from training.loader import BatchLoader
 from training.lr import learning_rate
 from training.tracker import Tracker
+from training.validation import AutoencoderValidation
 
 FIELDS = ("hq",)
 SCALE_BATCHES = 16
@@ -32,8 +32,10 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
         training.load_state_dict(checkpoints.load(saved, training.engines))
     start = saved.step if saved else 0
     figures = training.figures
+    validation = AutoencoderValidation(task, processes) if config.validation_samples else None
+    tracker.trained_on(task.dataset)
     with (
-        BatchLoader(task.dataset, task.order, FIELDS, processes, start, config.num_steps) as loader,
+        _loader(task, processes, start, config.num_steps) as loader,
         bar_of(processes, "training autoencoder", config.num_steps, start) as bar,
     ):
         for batch in loader:
@@ -49,10 +51,13 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
             step = batch.step + 1
             if config.due(step, config.log_every):
                 tracker.metrics(step, figures.collect(skipped_steps=training.bad_steps.skipped))
-            if config.validation_samples and config.due(step, config.validate_every):
-                tracker.metrics(step, validate(task, training.ema.onto(task.build_autoencoder()), processes))
-            if config.due(step, config.checkpoint_every):
-                checkpoints.save(step, training.engines, training.state_dict())
+            with figures.clock_stopped():
+                if validation is not None and config.due(step, config.validate_every):
+                    measured, picture = validation(training.ema.onto(task.build_autoencoder()))
+                    tracker.metrics(step, measured)
+                    tracker.image("validation_reconstruction", step, picture)
+                if config.due(step, config.checkpoint_every):
+                    checkpoints.save(step, training.engines, training.state_dict())
     vqgan = training.ema.onto(task.build_autoencoder())
     vqgan.latent_scale = latent_scale(task, vqgan, processes)
     tracker.metrics(config.num_steps, {"latent_scale": vqgan.latent_scale})
@@ -60,28 +65,11 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
 
 
 @torch.inference_mode()
-def validate(task: AutoencoderTask, vqgan: VQGAN, processes: Processes) -> dict[str, float]:
-    """PSNR (RGB, dB) of held-out images after encoding, quantising and decoding.
-
-    Every process computes a share of them.
-    """
-    vqgan.to(processes.device)
-    samples = held_out_samples(task.dataset, task.order, task.config.validation_samples, FIELDS)
-    totals = torch.zeros(2, dtype=torch.float64)
-    for sample in samples[processes.rank :: processes.world_size]:
-        image = image_to_tensor(sample["hq"]).to(processes.device)
-        restored = tensor_to_image(vqgan(image)[0])
-        totals += torch.tensor([psnr(restored, sample["hq"]), 1.0])
-    total, count = sum_over(processes, totals).tolist()
-    return {"validation_reconstruction_psnr_rgb": total / count}
-
-
-@torch.inference_mode()
 def latent_scale(task: AutoencoderTask, vqgan: VQGAN, processes: Processes) -> float:
     """1 / standard deviation of raw latents, over the crops of the first batches of training data."""
     vqgan.to(processes.device)
     count, total, squares = 0, 0.0, 0.0
-    with BatchLoader(task.dataset, task.order, FIELDS, processes, 0, SCALE_BATCHES) as loader:
+    with _loader(task, processes, 0, SCALE_BATCHES) as loader:
         for batch in loader:
             for part in batch.micro(task.config.micro_batch_size):
                 z = vqgan.encode(task.crops(part, processes.device)).double()
@@ -90,3 +78,10 @@ def latent_scale(task: AutoencoderTask, vqgan: VQGAN, processes: Processes) -> f
     variance = squares / count - (total / count) ** 2
     vqgan.to("cpu")
     return 1.0 / max(variance, 1e-12) ** 0.5
+
+
+def _loader(task: AutoencoderTask, processes: Processes, start: int, stop: int) -> BatchLoader:
+    workers, cache_bytes = task.config.loader_workers, task.config.shard_cache_bytes
+    return BatchLoader(
+        task.dataset, task.order, FIELDS, processes, start, stop, workers=workers, cache_bytes=cache_bytes
+    )

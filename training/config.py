@@ -33,8 +33,6 @@ class OptimizationConfig(BaseModel):
     """Decay rates of AdamW's two moments."""
     grad_clip: Rate = 10.0
     """Largest norm of the whole gradient; a larger one is scaled down to it."""
-    lpips_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of each micro batch that LPIPS looks at. Below 1 its gradient is noisier and costs that much less."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """Decay of the exponential moving average of the weights, which is what gets exported."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -47,6 +45,8 @@ class OptimizationConfig(BaseModel):
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Positive = 3
     """How many of the newest checkpoints are kept."""
+    best_metric: Literal["lpips_alex", "psnr_y"] = "lpips_alex"
+    """Validation figure by which the best checkpoint is kept besides the newest: least LPIPS-alex, or most PSNR-Y."""
     log_every: Positive = 100
     """Steps between two sets of figures in MLflow."""
     max_bad_steps: Positive = 10
@@ -55,12 +55,17 @@ class OptimizationConfig(BaseModel):
     """Samples at the end of the dataset that are never trained on and measure progress; 0 for none."""
     validate_every: Positive = 10_000
     """Steps between two validations; the last step is always validated."""
+    loader_workers: Positive = 4
+    """Threads that read and decode samples in each process; the batches are the same for any number."""
+    shard_cache_gib: Rate = 50.0
+    """Disk space on each node for copies of shards that are stored on S3; those unused for longest go first."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Initial weights, data order, timesteps and noise all follow from it."""
 
-    def lpips_samples(self, batch: int) -> int:
-        """How many of a micro batch's samples LPIPS looks at."""
-        return math.ceil(self.lpips_share * batch)
+    @property
+    def shard_cache_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.shard_cache_gib * 2**30)
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:
@@ -98,6 +103,8 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     """Weight of the mean absolute error in [-1, 1]."""
     lpips_weight: Weight = 1.0
     """Weight of LPIPS-vgg between reconstruction and HQ; 0 leaves it out."""
+    lpips_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of each micro batch that LPIPS looks at. Below 1 its gradient is noisier and costs that much less."""
     commitment_weight: Weight = 1.0
     """Weight of the quantiser's commitment and codebook loss."""
     discriminator_weight: Weight = 0.8
@@ -119,6 +126,10 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     revive_until: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     """Share of the run after which codes are left where they are."""
 
+    def lpips_samples(self, batch: int) -> int:
+        """How many of a micro batch's samples LPIPS looks at."""
+        return math.ceil(self.lpips_share * batch)
+
 
 class TrainingConfig(OptimizationConfig):
     """Training of the denoiser, and beside it that of the autoencoder it works in."""
@@ -127,6 +138,9 @@ class TrainingConfig(OptimizationConfig):
     """Weight of the mean squared error of x_0, in the space the process runs in."""
     lpips_weight: Weight = 1.0
     """Weight of LPIPS-vgg between the decoded prediction and HQ; 0 leaves decoding out."""
+    lpips_crop: Positive | None = None
+    """Let LPIPS look at a random square of this many latent pixels per side, not at the whole prediction: cheaper, and
+    not what the paper does."""
     linear_start: bool = False
     """Start from the linear regression of x_0 on the LQ image, where the network's shape allows it: for short runs."""
     autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()

@@ -1,35 +1,34 @@
 """What a denoiser run works on: recipe sections, dataset, frozen networks. What does not fit is found here.
 
-The dataset of a latent recipe is what make_latents wrote, with the autoencoder beside it; a recipe without autoencoder
-works in pixel space, on the pair shards themselves.
+The dataset of a latent recipe is what make_latents wrote, or pairs, which are then encoded as they are read; a recipe
+without autoencoder works in pixel space, on the pairs themselves.
 """
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infra import storage
 from infra.errors import UsageError
 from infra.recipe import Recipe
-from pipelines.autoencoder import AUTOENCODER_FOLDER, AutoencoderConfig
+from pipelines.autoencoder import AutoencoderConfig
 from pipelines.dataset import Dataset, open_dataset
 from resshift.images import fit_condition, fit_mask, upscale_lq
-from resshift.perceptual import lpips_metric
+from resshift.perceptual import MIN_SIZE, lpips_metric
 from resshift.restorer import Restorer
 from resshift.schedule import EtaSchedule, ScheduleConfig
 from resshift.swin_unet import SwinUNet
 from resshift.swin_unet_config import SwinUNetConfig
 from resshift.vqgan import VQGAN
-from resshift.weights import fingerprint, load_vqgan
+from resshift.weights import weights_sha256
 from training.config import TrainingConfig
+from training.engine import autocast
+from training.latent_space import frozen_autoencoder
 from training.linear_start import can_start_linear, start_regression
-from training.loader import Batch, ShardCache, collate, held_out_size
-from training.loss import DenoisingBatch, draw_noise
+from training.loader import Batch, collate, held_out_size, read_samples
+from training.loss import Crops, DenoisingBatch, draw_crops, draw_noise
 from training.order import SampleOrder
 
 LINEAR_START_BATCHES = 8
@@ -43,6 +42,7 @@ class DenoiserTask:
     resolved: dict[str, Any]
     config: TrainingConfig
     network: SwinUNetConfig
+    encoding: AutoencoderConfig
     schedule: EtaSchedule
     dataset: Dataset
     order: SampleOrder
@@ -51,12 +51,14 @@ class DenoiserTask:
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields of a sample that training reads."""
-        names = list(self.condition_fields)
-        if self.autoencoder is not None:
-            names += ["hq_latent", "lq_latent"]
-        if self.autoencoder is None or self.config.lpips_weight:
-            names.append("hq")
-        return tuple(names)
+        latents = () if self.starts_from_pairs else ("hq_latent", "lq_latent")
+        images = ("hq",) if self.starts_from_pairs or self.config.lpips_weight else ()
+        return (*self.condition_fields, *latents, *images)
+
+    @property
+    def starts_from_pairs(self) -> bool:
+        """Whether the dataset holds images alone."""
+        return bool(self.dataset.plan["identity"]["kind"] == "pairs")
 
     @property
     def condition_fields(self) -> tuple[str, ...]:
@@ -73,11 +75,8 @@ class DenoiserTask:
         """Give a denoiser with initial weights a better start, if the recipe asks for it and its shape allows it."""
         if not (self.config.linear_start and can_start_linear(denoiser)):
             return
-        places = [place for step in range(LINEAR_START_BATCHES) for place in self.order.batch(step)]
-        cache = ShardCache(self.dataset, self.fields)
-        cache.want({int(shard) for shard, _ in places})
-        samples = [cache.sample(int(shard), int(index)) for shard, index in places]
-        cache.close()
+        places = np.concatenate([self.order.batch(step) for step in range(LINEAR_START_BATCHES)])
+        samples = read_samples(self.dataset, places, self.fields, self.config.shard_cache_bytes)
         batch = self.to_device(collate(0, samples, range(len(samples)), self.fields), torch.device("cpu"))
         start_regression(denoiser, batch.lq, batch.x_0)
 
@@ -86,24 +85,52 @@ class DenoiserTask:
         return lpips_metric("vgg") if self.config.lpips_weight else None
 
     def to_device(self, batch: Batch, device: torch.device) -> DenoisingBatch:
-        """Tensors of a batch: latents scaled, images in [-1, 1], timesteps and noise drawn."""
+        """Tensors of a batch: latents scaled, images in [-1, 1], timesteps and noise drawn.
+
+        Pairs are encoded here, so the autoencoder must be on `device`.
+        """
         arrays = batch.arrays
-        lq_image = images_to_tensor(arrays["lq"], device)
+        lq = images_to_tensor(arrays["lq"], device)
         hq = images_to_tensor(arrays["hq"], device) if "hq" in arrays else None
-        if self.autoencoder is None:
-            assert hq is not None, "fields asks for it"
-            x_0, y_0 = hq, upscale_lq(lq_image, self.recipe.scale)
-        else:
-            x_0 = self.autoencoder.scale_latent(torch.from_numpy(arrays["hq_latent"]).to(device).float())
-            y_0 = self.autoencoder.scale_latent(torch.from_numpy(arrays["lq_latent"]).to(device).float())
-        t, noise = draw_noise(self.config.seed, batch.step, batch.slots, tuple(x_0.shape[1:]), self.schedule.num_steps)
-        size = (x_0.shape[2] * self.network.lq_factor, x_0.shape[3] * self.network.lq_factor)
         mask = None
         if "mask" in arrays:
             mask = torch.from_numpy(arrays["mask"] > 127).to(device)[:, None].float() * 2.0 - 1.0
-            lq_image = torch.where(mask > 0, -1.0, lq_image)  # nothing of what the network has to invent
-            mask = fit_mask(mask, size)
-        return DenoisingBatch(x_0, y_0, fit_condition(lq_image, size), mask, hq, t.to(device), noise.to(device))
+            lq = torch.where(mask > 0, -1.0, lq)  # nothing of what the network has to invent
+        if self.starts_from_pairs:
+            assert hq is not None, "fields asks for it"
+            x_0, y_0 = self._encode(hq), self._encode(upscale_lq(lq, self.recipe.scale))
+        else:
+            assert self.autoencoder is not None, "latents come with theirs"
+            x_0, y_0 = (
+                self.autoencoder.scale_latent(torch.from_numpy(arrays[field]).to(device).float())
+                for field in ("hq_latent", "lq_latent")
+            )
+        t, noise = draw_noise(self.config.seed, batch.step, batch.slots, tuple(x_0.shape[1:]), self.schedule.num_steps)
+        size = (x_0.shape[2] * self.network.lq_factor, x_0.shape[3] * self.network.lq_factor)
+        return DenoisingBatch(
+            x_0,
+            y_0,
+            fit_condition(lq, size),
+            None if mask is None else fit_mask(mask, size),
+            hq,
+            t.to(device),
+            noise.to(device),
+            self.crops(batch.step, batch.slots, x_0.shape[2]),
+        )
+
+    def crops(self, step: int, slots: list[int], side: int) -> Crops | None:
+        """What part of latents of `side` x `side` LPIPS looks at in the samples at `slots` of a global batch."""
+        size = self.config.lpips_crop
+        return None if size is None else draw_crops(self.config.seed, step, slots, side, size)
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to what the denoiser works in, rounded as make_latents stores it."""
+        if self.autoencoder is None:
+            return images
+        with autocast(self.encoding.precision, images.device)():
+            latent = self.autoencoder.encode(images)
+        return self.autoencoder.scale_latent(latent.half().float())
 
     def restorer(self, denoiser: SwinUNet) -> Restorer:
         """The denoiser in use, with this task's autoencoder and schedule."""
@@ -122,8 +149,9 @@ def open_task(recipe: Recipe, data: str) -> DenoiserTask:
     del resolved["autoencoder"]["weights"]  # where the weights lay is no part of what they are; the dataset knows those
     del resolved["training"]["autoencoder"]
     dataset = open_dataset(data)
-    check_kind(recipe, dataset, "pairs" if encoding.network is None else "latents")
-    autoencoder = None if encoding.network is None else _autoencoder_of(dataset, encoding)
+    check_fits(recipe, dataset, latents=encoding.network is not None)
+    autoencoder = frozen_autoencoder(dataset, encoding)
+    resolved["autoencoder"]["weights_sha256"] = None if autoencoder is None else weights_sha256(autoencoder)
     resolved["dataset"] = dataset.digest
     try:
         order = SampleOrder(
@@ -134,20 +162,35 @@ def open_task(recipe: Recipe, data: str) -> DenoiserTask:
         )
     except ValueError as error:
         raise UsageError(f"dataset '{data}': {error}; add data, or lower training.global_batch_size") from error
-    task = DenoiserTask(recipe, resolved, config, network, schedule_config.build(), dataset, order, autoencoder)
+    schedule = schedule_config.build()
+    task = DenoiserTask(recipe, resolved, config, network, encoding, schedule, dataset, order, autoencoder)
     try:
-        task.restorer(SwinUNet(network))
+        with torch.device("meta"):
+            task.restorer(SwinUNet(network))
     except ValueError as error:
         raise UsageError(f"denoiser: {error}") from error
+    _check_crop(task)
     return task
 
 
-def check_kind(recipe: Recipe, dataset: Dataset, kind: str) -> None:
+def _check_crop(task: DenoiserTask) -> None:
+    crop, downscale = task.config.lpips_crop, 1 if task.autoencoder is None else task.autoencoder.downscale
+    hq_size = int(task.dataset.plan["recipe"]["shards"]["hq_size"])
+    if crop is not None and not MIN_SIZE <= crop * downscale <= hq_size:
+        raise UsageError(
+            f"training.lpips_crop: {crop} latent pixels are {crop * downscale} of the image; give "
+            f"{-(-MIN_SIZE // downscale)} to {hq_size // downscale}, or null for the whole image"
+        )
+
+
+def check_fits(recipe: Recipe, dataset: Dataset, *, latents: bool) -> None:
     """Refuse a dataset made for something else than the recipe. Raises UsageError."""
     identity = dataset.plan["identity"]
-    if identity["kind"] != kind:
-        remedy = {"latents": "give the --out of make_latents.py", "pairs": "give the --out of make_pairs.py"}[kind]
-        raise UsageError(f"dataset '{dataset.url}': holds {identity['kind']}, this recipe trains on {kind}; {remedy}")
+    if identity["kind"] == "latents" and not latents:
+        raise UsageError(
+            f"dataset '{dataset.url}': holds latents, this recipe trains on pairs (autoencoder.network is null); "
+            "give the --out of make_pairs.py"
+        )
     for name, wanted in (("task", recipe.task), ("scale", recipe.scale)):
         if identity[name] != wanted:
             raise UsageError(
@@ -159,33 +202,3 @@ def check_kind(recipe: Recipe, dataset: Dataset, kind: str) -> None:
 def images_to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1] on `device`."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def _autoencoder_of(dataset: Dataset, encoding: AutoencoderConfig) -> VQGAN:
-    with tempfile.TemporaryDirectory(prefix="autoencoder-") as cache:
-        folder = storage.local_folder(storage.join(dataset.url, AUTOENCODER_FOLDER), Path(cache))
-        try:
-            autoencoder = load_vqgan(folder)
-        except (ValueError, FileNotFoundError) as error:
-            raise UsageError(f"dataset '{dataset.url}': its autoencoder cannot be loaded: {error}") from error
-        made_by = dataset.plan["identity"]["autoencoder"]
-        _refuse_other(f"dataset '{dataset.url}': its autoencoder folder", fingerprint(autoencoder), made_by)
-        if encoding.weights is not None:
-            wanted = load_vqgan(storage.local_folder(encoding.weights, Path(cache) / "wanted"))
-            _refuse_other(f"autoencoder.weights '{encoding.weights}'", fingerprint(wanted), made_by)
-    if autoencoder.config != encoding.network:
-        raise UsageError(
-            f"dataset '{dataset.url}': was encoded by another network than autoencoder.network "
-            f"({autoencoder.config}); make the latents again with this recipe"
-        )
-    return autoencoder.eval().requires_grad_(False)
-
-
-def _refuse_other(what: str, found: dict[str, Any], made_by: dict[str, Any]) -> None:
-    different = [key for key, value in found.items() if made_by.get(key) != value]
-    if different:
-        key = different[0]
-        raise UsageError(
-            f"{what}: {key} is {found[key]!r}, but the latents were made with {made_by.get(key)!r}; "
-            "make the latents again with this autoencoder"
-        )

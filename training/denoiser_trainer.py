@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from resshift.images import image_to_tensor, tensor_to_image, upscale_lq
 from resshift.swin_unet import SwinUNet
 from training.bad_steps import BadSteps
 from training.checkpoint import Checkpoints
@@ -21,11 +20,13 @@ from training.engine import (
     poisoned,
     set_learning_rate,
 )
-from training.figures import Figures, bar_of, psnr, sum_over
-from training.loader import Batch, BatchLoader, held_out_samples
-from training.loss import DenoisingLoss, denoising_loss
+from training.figures import Figures, bar_of
+from training.flops import Utilisation, sample_flops
+from training.loader import BatchLoader
+from training.loss import DenoisingBatch, DenoisingLoss, denoising_loss
 from training.lr import learning_rate
 from training.tracker import Tracker
+from training.validation import DenoiserValidation
 
 
 def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: Tracker) -> SwinUNet:
@@ -54,52 +55,53 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
     start = saved.step if saved else 0
     loss_of = _objective(task, engine, processes)
     figures = Figures(processes)
+    utilisation = Utilisation(sample_flops(task), config.precision, processes)
+    validation = DenoiserValidation(task, processes) if config.validation_samples else None
+    tracker.trained_on(task.dataset)
     with (
-        BatchLoader(task.dataset, task.order, task.fields, processes, start, config.num_steps) as loader,
+        BatchLoader(
+            task.dataset,
+            task.order,
+            task.fields,
+            processes,
+            start,
+            config.num_steps,
+            workers=config.loader_workers,
+            cache_bytes=config.shard_cache_bytes,
+        ) as loader,
         bar_of(processes, "training denoiser", config.num_steps, start) as bar,
     ):
         for batch in loader:
             lr = learning_rate(batch.step, config)
             set_learning_rate(engine, lr)
             for part in batch.micro(plan_batches(config, processes.world_size).micro):
-                loss = loss_of(part)
+                inputs = task.to_device(part, processes.device)
+                loss = loss_of(inputs)
                 engine.backward(poisoned(loss.total))
                 engine.step()
                 figures.add(loss=loss.total, mse=loss.mse, lpips=loss.lpips)
+                figures.add_indexed("loss_t", inputs.t, loss.per_sample, task.schedule.num_steps)
             if bad_steps.passed(engine.was_step_applied(), batch):
                 ema.update(network)
             figures.step_done(config.global_batch_size, loader.wait_seconds, grad_norm=grad_norm(engine), lr=lr)
             bar.advance(1, **figures.glance("loss"))
             step = batch.step + 1
             if config.due(step, config.log_every):
-                tracker.metrics(step, figures.collect(skipped_steps=bad_steps.skipped))
-            if config.validation_samples and config.due(step, config.validate_every):
-                tracker.metrics(step, validate(task, ema.onto(task.build_denoiser()), processes))
-            if config.due(step, config.checkpoint_every):
-                state = {"ema": ema.state_dict(), "bad_steps": bad_steps.state_dict()}
-                checkpoints.save(step, {"denoiser": engine}, state)
+                report = figures.collect(skipped_steps=bad_steps.skipped)
+                report["flops_utilisation"] = utilisation(report["samples_per_second"])
+                tracker.metrics(step, report)
+            with figures.clock_stopped():
+                if validation is not None and config.due(step, config.validate_every):
+                    measured, picture = validation(ema.onto(task.build_denoiser()))
+                    tracker.metrics(step, measured)
+                    tracker.image("validation", step, picture)
+                if config.due(step, config.checkpoint_every):
+                    state = {"ema": ema.state_dict(), "bad_steps": bad_steps.state_dict()}
+                    checkpoints.save(step, {"denoiser": engine}, state)
     return ema.onto(task.build_denoiser())
 
 
-def validate(task: DenoiserTask, denoiser: SwinUNet, processes: Processes) -> dict[str, float]:
-    """PSNR (RGB, dB) of held-out samples after restoration and after bicubic upscaling, the same noise every time.
-
-    Every process computes a share of them.
-    """
-    fields = ("hq", *task.condition_fields)
-    samples = held_out_samples(task.dataset, task.order, task.config.validation_samples, fields)
-    restorer = task.restorer(denoiser.to(processes.device))
-    totals = torch.zeros(3, dtype=torch.float64)
-    for number in range(processes.rank, len(samples), processes.world_size):
-        sample = samples[number]
-        bicubic = tensor_to_image(upscale_lq(image_to_tensor(sample["lq"]), task.recipe.scale))
-        restored = restorer(sample["lq"], seed=number, mask=sample.get("mask"))
-        totals += torch.tensor([psnr(restored, sample["hq"]), psnr(bicubic, sample["hq"]), 1.0])
-    restored_sum, bicubic_sum, count = sum_over(processes, totals).tolist()
-    return {"validation_psnr_rgb": restored_sum / count, "validation_psnr_rgb_bicubic": bicubic_sum / count}
-
-
-def _objective(task: DenoiserTask, engine: Any, processes: Processes) -> Callable[[Batch], DenoisingLoss]:
+def _objective(task: DenoiserTask, engine: Any, processes: Processes) -> Callable[[DenoisingBatch], DenoisingLoss]:
     decoder = task.autoencoder
     if decoder is not None:
         # GroupNorm on a CPU is many times slower in channels_last, and the decoder is half of it.
@@ -108,14 +110,13 @@ def _objective(task: DenoiserTask, engine: Any, processes: Processes) -> Callabl
     if perceptual is not None:
         perceptual = place(perceptual, processes.device, channels_last=True)
 
-    def loss_of(batch: Batch) -> DenoisingLoss:
+    def loss_of(batch: DenoisingBatch) -> DenoisingLoss:
         return denoising_loss(
             engine,
-            task.to_device(batch, processes.device),
+            batch,
             task.schedule,
             mse_weight=task.config.mse_weight,
             lpips_weight=task.config.lpips_weight,
-            lpips_samples=task.config.lpips_samples(len(batch.keys)),
             decoder=decoder,
             perceptual=perceptual,
             autocast=autocast(task.config.precision, processes.device),

@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.dataset import Dataset, iter_shard
+from pipelines.dataset import Dataset
 from training.engine import Processes
 from training.order import SampleOrder
+from training.shard_files import ShardFiles
 
 Sample = dict[str, Any]
 
-SHARDS_AHEAD_STEPS = 64  # how early a shard is asked for; decoding a large one takes seconds
+SHARDS_AHEAD_STEPS = 64  # how early a shard is asked for; copying a large one takes seconds
 
 
 @dataclass(frozen=True)
@@ -41,35 +43,12 @@ class Batch:
             yield Batch(self.step, self.keys[part], self.slots[part], arrays)
 
 
-class ShardCache:
-    """Decoded shards, loaded by threads when they are asked for and dropped when they are no longer wanted."""
-
-    def __init__(self, dataset: Dataset, fields: Collection[str], threads: int = 2) -> None:
-        self.dataset = dataset
-        self.fields = tuple(fields)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="shard")
-        self._shards: dict[int, Future[list[Sample]]] = {}
-
-    def want(self, shards: Collection[int]) -> None:
-        """Start loading these shards and forget all others."""
-        self._shards = {shard: self._shards.get(shard) or self._pool.submit(self._load, shard) for shard in shards}
-
-    def sample(self, shard: int, index: int) -> Sample:
-        """One sample of a wanted shard; waits for it to be loaded. Raises what reading it raised."""
-        return self._shards[shard].result()[index]
-
-    def close(self) -> None:
-        """Stop loading."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _load(self, shard: int) -> list[Sample]:
-        return list(iter_shard(self.dataset, shard, self.fields))
-
-
 class BatchLoader:
     """Iterates over this process's batches of the steps `start` .. `stop - 1`.
 
-    A context manager: leaving it ends the background thread. `wait_seconds` grows by the time the trainer waited.
+    Samples are read and decoded by `workers` threads up to `read_ahead` batches before they are needed; how many does
+    not change the batches. A context manager: leaving it ends the threads. `wait_seconds` grows by the time the trainer
+    waited.
     """
 
     def __init__(
@@ -80,6 +59,9 @@ class BatchLoader:
         processes: Processes,
         start: int,
         stop: int,
+        *,
+        workers: int = 4,
+        cache_bytes: int = 0,
         read_ahead: int = 8,
     ) -> None:
         self.fields = tuple(fields)
@@ -88,8 +70,11 @@ class BatchLoader:
         self._places = lru_cache(SHARDS_AHEAD_STEPS + 1)(lambda step: order.batch(step, rank, world_size))
         self.start, self.stop = start, stop
         self.wait_seconds = 0.0
-        self._cache = ShardCache(dataset, fields)
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=read_ahead)
+        self._files = ShardFiles(dataset, cache_bytes)
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._coming: deque[tuple[int, list[Future[Sample]]]] = deque()
+        self._read_ahead = read_ahead
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read, name="loader", daemon=True)
 
@@ -103,7 +88,8 @@ class BatchLoader:
             with suppress(queue.Empty):
                 self._ready.get_nowait()
             self._thread.join(timeout=0.05)
-        self._cache.close()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._files.close()
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self.start, self.stop):
@@ -120,34 +106,42 @@ class BatchLoader:
                 if self._closing.is_set():
                     return
                 ahead = range(step, min(step + SHARDS_AHEAD_STEPS, self.stop))
-                self._cache.want(dict.fromkeys(int(shard) for s in ahead for shard in self._places(s)[:, 0]))
-                self._ready.put(self._batch(step))
+                self._files.want(dict.fromkeys(int(shard) for s in ahead for shard in self._places(s)[:, 0]))
+                self._coming.append(
+                    (step, [self._submit(int(shard), int(index)) for shard, index in self._places(step)])
+                )
+                if len(self._coming) > self._read_ahead:
+                    self._ready.put(self._next())
+            while self._coming and not self._closing.is_set():
+                self._ready.put(self._next())
         except BaseException as error:  # handed to the trainer, who raises it
             self._ready.put(error)
 
-    def _batch(self, step: int) -> Batch:
-        samples = [self._cache.sample(int(shard), int(index)) for shard, index in self._places(step)]
+    def _submit(self, shard: int, index: int) -> Future[Sample]:
+        reader = self._files.reader(shard)
+        return self._workers.submit(reader.sample, index, self.fields)
+
+    def _next(self) -> Batch:
+        step, coming = self._coming.popleft()
+        samples = [sample.result() for sample in coming]
         first = self.rank * len(samples)
         return collate(step, samples, range(first, first + len(samples)), self.fields)
 
 
-def collate(step: int, samples: list[Sample], slots: Collection[int], fields: Collection[str]) -> Batch:
+def collate(step: int, samples: Sequence[Sample], slots: Collection[int], fields: Collection[str]) -> Batch:
     """Stack samples into a batch."""
     arrays = {field: np.stack([sample[field] for sample in samples]) for field in fields}
     return Batch(step, [sample["key"] for sample in samples], list(slots), arrays)
 
 
-def held_out_samples(dataset: Dataset, order: SampleOrder, count: int, fields: Collection[str]) -> list[Sample]:
-    """`count` of the samples that are never trained on, spread evenly over them (all, if there are fewer)."""
-    places = order.held_out()
-    if len(places) > count:
-        places = places[np.linspace(0, len(places) - 1, count).round().astype(int)]
-    samples = []
-    for shard in np.unique(places[:, 0]):
-        wanted = set(places[places[:, 0] == shard, 1].tolist())
-        decoded = enumerate(iter_shard(dataset, int(shard), fields))
-        samples += [sample for index, sample in decoded if index in wanted]
-    return samples
+def read_samples(dataset: Dataset, places: np.ndarray, fields: Collection[str], cache_bytes: int = 0) -> list[Sample]:
+    """The samples at `places`, (n, 2) of shard, index in the shard; in their order."""
+    files = ShardFiles(dataset, cache_bytes)
+    files.want(dict.fromkeys(int(shard) for shard in places[:, 0]))
+    try:
+        return [files.reader(int(shard)).sample(int(index), fields) for shard, index in places]
+    finally:
+        files.close()
 
 
 def held_out_size(dataset: Dataset, wanted: int) -> int:

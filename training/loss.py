@@ -6,6 +6,7 @@ Shapes: B batch, C latent channels, h x w latent size, H x W image size.
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,24 @@ from resshift.process import q_sample, scale_input
 from resshift.schedule import EtaSchedule
 from training.engine import Autocast
 from training.seeding import mix
+
+CROP_STREAM = 1  # keeps the crops' randomness apart from the noise's
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A square of `size` latent pixels in each sample, by the (top, left) of its corner."""
+
+    size: int
+    corners: list[tuple[int, int]]
+
+    def cut(self, x: Tensor, scale: int = 1) -> Tensor:
+        """The squares of x (B, C, H, W), whose pixels are 1/scale of a latent's: (B, C, size * scale, size * scale)."""
+        side = self.size * scale
+        starts = [(top * scale, left * scale) for top, left in self.corners]
+        return torch.stack(
+            [image[:, top : top + side, left : left + side] for image, (top, left) in zip(x, starts, strict=True)]
+        )
 
 
 class Decoder(Protocol):
@@ -43,15 +62,18 @@ class DenoisingBatch:
     """(B,) step indices."""
     noise: Tensor
     """(B, C, h, w) standard normal."""
+    crops: Crops | None
+    """What part of each sample LPIPS looks at; None for all of it."""
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Scalars of one batch; `total` is what gets differentiated."""
+    """Scalars of one batch, of which `total` gets differentiated, and the loss of each of its samples (B,)."""
 
     total: Tensor
     mse: Tensor
     lpips: Tensor
+    per_sample: Tensor
 
 
 def draw_noise(seed: int, step: int, slots: list[int], shape: tuple[int, ...], num_steps: int) -> tuple[Tensor, Tensor]:
@@ -68,6 +90,15 @@ def draw_noise(seed: int, step: int, slots: list[int], shape: tuple[int, ...], n
     return torch.stack(steps), torch.stack(noises)
 
 
+def draw_crops(seed: int, step: int, slots: list[int], side: int, size: int) -> Crops:
+    """Squares of `size` in latents of `side` x `side`; like the noise they follow from seed, step and slot alone."""
+    corners = []
+    for slot in slots:
+        rng = np.random.Generator(np.random.SFC64(mix(seed, step, slot, CROP_STREAM)))
+        corners.append((int(rng.integers(side - size + 1)), int(rng.integers(side - size + 1))))
+    return Crops(size, corners)
+
+
 def denoising_loss(
     denoiser: nn.Module,
     batch: DenoisingBatch,
@@ -75,7 +106,6 @@ def denoising_loss(
     *,
     mse_weight: float,
     lpips_weight: float,
-    lpips_samples: int,
     decoder: Decoder | None,
     perceptual: nn.Module | None,
     autocast: Autocast,
@@ -83,21 +113,26 @@ def denoising_loss(
     """MSE between x_0 and its prediction from x_t, and LPIPS between the decoded prediction and HQ.
 
     The decoder quantises the prediction first, with a straight-through gradient. `decoder` is None in pixel space,
-    where the prediction already is an image; `perceptual` (LPIPS-vgg, images in [-1, 1]) is not called at weight 0, and
-    otherwise on the first `lpips_samples` of the batch.
+    where the prediction already is an image; `perceptual` (LPIPS-vgg, images in [-1, 1]) is not called at weight 0.
     """
     x_t = q_sample(batch.x_0, batch.y_0, batch.t, batch.noise, schedule)
     with autocast():
         predicted = denoiser(scale_input(x_t, batch.t, schedule), batch.t, batch.lq, batch.mask)
     predicted = predicted.float()
-    mse = torch.mean((predicted - batch.x_0) ** 2)
+    mse = (predicted - batch.x_0).square().mean(dim=(1, 2, 3))
     if lpips_weight == 0.0:
-        return DenoisingLoss(mse_weight * mse, mse.detach(), torch.zeros_like(mse))
+        return _weighted(mse, torch.zeros_like(mse), mse_weight, lpips_weight)
     assert perceptual is not None, "built whenever its weight is not 0"
     assert batch.hq is not None, "read whenever LPIPS is not left out"
+    judged, hq = predicted, batch.hq
+    if batch.crops is not None:
+        judged, hq = batch.crops.cut(judged), batch.crops.cut(hq, scale=hq.shape[2] // predicted.shape[2])
     with autocast():
-        judged = predicted[:lpips_samples]
         image = judged if decoder is None else decoder.decode(decoder.unscale_latent(judged))
-        lpips = perceptual(image.float(), batch.hq[:lpips_samples]).mean()
-    lpips = lpips.float()
-    return DenoisingLoss(mse_weight * mse + lpips_weight * lpips, mse.detach(), lpips.detach())
+        lpips = perceptual(image.float(), hq)
+    return _weighted(mse, lpips.float(), mse_weight, lpips_weight)
+
+
+def _weighted(mse: Tensor, lpips: Tensor, mse_weight: float, lpips_weight: float) -> DenoisingLoss:
+    per_sample = mse_weight * mse + lpips_weight * lpips
+    return DenoisingLoss(per_sample.mean(), mse.detach().mean(), lpips.detach().mean(), per_sample.detach())

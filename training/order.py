@@ -48,9 +48,21 @@ class SampleOrder:
         slots = range(rank * per_rank, (rank + 1) * per_rank)
         return np.array([self._at(slot // per_lane, step * per_lane + slot % per_lane) for slot in slots])
 
-    def held_out(self) -> np.ndarray:
-        """The samples that are never trained on, in dataset order: (n, 2) of shard, index in the shard."""
-        return self._line(range(len(self.counts)))[self.total :]
+    def held_out(self, count: int) -> np.ndarray:
+        """`count` of the samples that are never trained on, spread evenly over them (all, if there are fewer).
+
+        (n, 2) of shard, index in the shard; in dataset order.
+        """
+        places = self._line(range(len(self.counts)))[self.total :]
+        if len(places) > count:
+            places = places[np.linspace(0, len(places) - 1, count).round().astype(int)]
+        return places
+
+    def check_processes(self, world_size: int) -> None:
+        """Raise ValueError if there are fewer shards than processes: each reads shards of its own."""
+        shards = sum(count > 0 for count in self.counts)
+        if shards < world_size:
+            raise ValueError(f"{shards} shards are too few for {world_size} processes, of which each reads its own")
 
     def _at(self, lane: int, position: int) -> np.ndarray:
         # In num_lanes consecutive epochs a lane gets every length once, `total` samples in all.

@@ -2,21 +2,27 @@
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 
 from infra import storage
 from infra.tracking import connect, start_run, tracking_uri
+from pipelines.dataset import Dataset
 from training.engine import Processes
 
 RUN_FILE = "mlflow_run.json"
 MAX_PARAM_LENGTH = 500
+DIGEST_LENGTH = 32  # MLflow stores 36 characters; the whole digest stands in a tag
 
 
 class Tracker:
@@ -29,6 +35,21 @@ class Tracker:
         """Record figures of optimizer step `step`."""
         if self.run_id is not None:
             mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=step)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Keep a picture, uint8 (H, W, 3), of optimizer step `step`."""
+        if self.run_id is not None:
+            mlflow.log_image(image, key=name, step=step)
+
+    def trained_on(self, dataset: Dataset) -> None:
+        """Name the dataset as an input of the run."""
+        if self.run_id is not None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple")
+                source = resolve_dataset_source(dataset.url)
+            name = dataset.url.rstrip("/").rpartition("/")[2]
+            described = MetaDataset(source, name, dataset.digest[:DIGEST_LENGTH])  # type: ignore[abstract]
+            mlflow.log_input(described, context="training")
 
     def file(self, name: str, content: Mapping[str, Any]) -> None:
         """Keep JSON data as an artifact."""

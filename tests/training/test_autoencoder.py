@@ -60,7 +60,8 @@ def test_what_a_run_leaves_behind(pairs, tmp_path):
     run_id = json.loads((tmp_path / "mlflow_run.json").read_text())["run_id"]
     metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
     expected = {"loss", "l1", "lpips", "commitment", "discriminator", "adversarial", "adversarial_weight",
-                "codebook_usage", "validation_reconstruction_psnr_rgb", "latent_scale"}  # fmt: skip
+                "codebook_usage", "validation_reconstruction_psnr_y",
+                "validation_reconstruction_lpips_alex", "latent_scale"}  # fmt: skip
     assert expected <= metrics.keys()
     assert run_autoencoder_training(recipe, str(pairs), str(tmp_path)).startswith("already trained")
 

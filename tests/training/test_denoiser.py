@@ -131,7 +131,7 @@ def test_what_a_run_leaves_behind(latents, tmp_path, monkeypatch, capfd):
     logged = mlflow.MlflowClient().get_run(registered["run_id"]).data
     assert {"loss", "mse", "lpips", "lr", "grad_norm", "samples_per_second", "data_wait_share"} <= logged.metrics.keys()
     assert logged.metrics["lpips"] > 0
-    assert logged.metrics["validation_psnr_rgb"] > 0
+    assert logged.metrics["validation_psnr_y"] > 0
     assert logged.params["training.learning_rate"] == "0.001"
     assert len(logged.tags["dataset.digest"]) == 64
 

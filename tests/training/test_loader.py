@@ -4,25 +4,27 @@ import numpy as np
 import pytest
 import torch
 
+from infra import storage
 from infra.errors import JobError
 from pipelines.dataset import iter_shard, open_dataset
 from pipelines.shard import tar_url
+from pipelines.shard_reader import ShardReader
 from tests.training.conftest import write_dataset
 from training.engine import Processes
-from training.loader import BatchLoader, held_out_samples, held_out_size
+from training.loader import BatchLoader, held_out_size, read_samples
 from training.order import SampleOrder
 
 FIELDS = ("lq", "hq_latent")
 
 
-def read(dataset, order, start, stop, rank=0, world_size=1):
+def read(dataset, order, start, stop, rank=0, world_size=1, **options):
     processes = Processes(rank, world_size, rank, torch.device("cpu"))
-    with BatchLoader(dataset, order, FIELDS, processes, start, stop, read_ahead=2) as loader:
+    with BatchLoader(dataset, order, FIELDS, processes, start, stop, **options) as loader:
         return list(loader)
 
 
-def order_of(dataset, **options) -> SampleOrder:
-    return SampleOrder([record.num_samples for record in dataset.shards], 4, seed=2, **options)
+def order_of(dataset, batch_size=4, **options) -> SampleOrder:
+    return SampleOrder([record.num_samples for record in dataset.shards], batch_size, seed=2, **options)
 
 
 def test_a_batch_holds_the_samples_the_order_names(latents):
@@ -46,6 +48,90 @@ def test_ranks_share_the_batch_and_a_resume_seeks(latents):
     assert [a.keys + b.keys for a, b in zip(*halves, strict=True)] == whole
     assert [a.slots + b.slots for a, b in zip(*halves, strict=True)] == [[0, 1, 2, 3]] * 8
     assert [batch.keys for batch in read(dataset, order, 5, 8)] == whole[5:]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_global_batch_is_the_same_for_any_ranks_and_workers(latents, world_size, workers):
+    dataset = open_dataset(str(latents))
+    order = order_of(dataset, batch_size=8)
+    parts = [read(dataset, order, 3, 6, rank, world_size, workers=workers) for rank in range(world_size)]
+    plain = read(dataset, order, 3, 6, read_ahead=1)
+    for step, batch in enumerate(plain):
+        shared = [part[step] for part in parts]
+        assert [key for part in shared for key in part.keys] == batch.keys
+        assert [slot for part in shared for slot in part.slots] == batch.slots == list(range(8))
+        for field in FIELDS:
+            np.testing.assert_array_equal(np.concatenate([p.arrays[field] for p in shared]), batch.arrays[field])
+
+
+def test_a_resume_does_not_read_what_was_skipped(tmp_path):
+    """Every byte that the remaining steps do not need is spoilt: the bytes of passed samples and of unused fields."""
+    url = write_dataset(tmp_path, "latents", [6, 6, 6, 6])
+    dataset = open_dataset(str(url))
+    order = order_of(dataset)
+    needed = {tuple(place) for step in (4, 5) for place in order.batch(step).tolist()}
+    expected = read(dataset, order, 4, 6)
+    for record in dataset.shards:
+        path = tmp_path / "shards" / f"{record.shard:06d}.tar"
+        keep = [
+            span
+            for index, (_, spans) in enumerate(ShardReader(str(url), record, path)._samples)
+            for name, span in spans.items()
+            if (record.shard, index) in needed and name in ("lq.png", "hq_latent.npy")
+        ]
+        if not keep:
+            path.unlink()
+            continue
+        spoilt = bytearray(path.read_bytes())
+        for _, spans in ShardReader(str(url), record, path)._samples:
+            for span in spans.values():
+                if span not in keep:
+                    spoilt[span.offset : span.offset + span.size] = b"x" * span.size
+        path.write_bytes(bytes(spoilt))
+    for ours, theirs in zip(read(dataset, order, 4, 6), expected, strict=True):
+        assert ours.keys == theirs.keys
+        np.testing.assert_array_equal(ours.arrays["hq_latent"], theirs.arrays["hq_latent"])
+
+
+def test_shards_on_s3_are_copied_once_and_room_is_made(latents, tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("RESSHIFT_CACHE", str(tmp_path / "cache"))
+    for path in latents.rglob("*"):
+        if path.is_file():
+            storage.upload(path, storage.join(f"{s3}/data", *path.relative_to(latents).parts))
+    dataset = open_dataset(f"{s3}/data")
+    order, local = order_of(dataset), open_dataset(str(latents))
+    plenty = sum(record.bytes for record in dataset.shards)
+    whole = [batch.keys for batch in read(local, order, 0, 6)]
+    assert [batch.keys for batch in read(dataset, order, 0, 6, cache_bytes=plenty)] == whole
+    copies = set((tmp_path / "cache" / "shards").glob("*.tar"))
+    assert {path.stem for path in copies} == {record.sha256 for record in dataset.shards}
+
+    for shard in range(len(dataset.shards)):
+        storage.delete(tar_url(f"{s3}/data", shard))  # from now on the copies are all there is
+    assert [batch.keys for batch in read(dataset, order, 0, 6, cache_bytes=plenty)] == whole
+
+    for path in copies:
+        path.unlink()
+    for path in latents.rglob("*.tar"):
+        storage.upload(path, storage.join(f"{s3}/data", *path.relative_to(latents).parts))
+    room = max(record.bytes for record in dataset.shards)
+    assert [batch.keys for batch in read(dataset, order, 0, 6, cache_bytes=room)] == whole
+    assert sum(path.stat().st_size for path in (tmp_path / "cache" / "shards").iterdir()) <= room
+
+
+def test_a_shard_damaged_on_the_way_is_not_used(latents, tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("RESSHIFT_CACHE", str(tmp_path / "cache"))
+    for path in latents.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            if path.suffix == ".tar":
+                data = data[:600] + bytes([data[600] ^ 1]) + data[601:]
+            storage.write_bytes(storage.join(f"{s3}/data", *path.relative_to(latents).parts), data)
+    dataset = open_dataset(f"{s3}/data")
+    with pytest.raises(JobError, match="sha256 differs from its record; delete"):
+        read(dataset, order_of(dataset), 0, 1)
+    assert not list((tmp_path / "cache" / "shards").glob("*.tar"))
 
 
 def test_micro_batches_are_the_batch_in_pieces(latents):
@@ -73,10 +159,17 @@ def test_a_damaged_shard_reaches_the_trainer(tmp_path):
         read(dataset, order_of(dataset), 0, 1)
 
 
+def test_a_missing_shard_is_one_clear_line(tmp_path):
+    dataset = open_dataset(str(write_dataset(tmp_path, "latents", [6])))
+    (tmp_path / "shards" / "000000.tar").unlink()
+    with pytest.raises(JobError, match="is missing although it was committed; delete"):
+        read(dataset, order_of(dataset), 0, 1)
+
+
 def test_held_out_samples_come_in_whole_photos(latents):
     dataset = open_dataset(str(latents))
     assert held_out_size(dataset, 3) == 4  # two variants of each photo
     order = order_of(dataset, held_out=4)
-    samples = held_out_samples(dataset, order, 3, ("hq",))
+    samples = read_samples(dataset, order.held_out(3), ("hq",))
     assert [sample["key"] for sample in samples] == ["000003-000002", "000003-000004", "000003-000005"]
-    assert len(held_out_samples(dataset, order, 9, ("hq",))) == 4
+    assert len(order.held_out(9)) == 4

@@ -49,13 +49,38 @@ def test_processes_read_different_shards():
     assert sum(len(part) for part in shards) == len(set.union(*shards)) == 8
 
 
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_only_where_a_lane_ends_is_a_shard_read_by_two(world_size):
+    """An epoch of 40 uneven shards: lanes of equal length cannot all end where a shard ends."""
+    counts = np.random.default_rng(0).integers(50, 70, 40).tolist()
+    order = SampleOrder(counts, global_batch_size=8, seed=0)
+    steps = range(order.total // 8)
+    shards = [
+        {int(s) for step in steps for s in order.batch(step, rank, world_size)[:, 0]} for rank in range(world_size)
+    ]
+    readers = Counter(shard for part in shards for shard in part)
+    assert len(readers) == 40
+    assert sum(count - 1 for count in readers.values()) <= world_size - 1
+    places = [
+        {place for step in steps for place in as_tuples(order.batch(step, r, world_size))} for r in range(world_size)
+    ]
+    assert sum(map(len, places)) == len(set.union(*places)), "no sample twice"
+
+
 def test_held_out_samples_are_never_trained_on():
     order = SampleOrder([6, 6], global_batch_size=4, seed=0, held_out=3)
     trained = {place for step in range(50) for place in as_tuples(order.batch(step))}
-    assert as_tuples(order.held_out()) == [(1, 3), (1, 4), (1, 5)]
+    assert as_tuples(order.held_out(9)) == [(1, 3), (1, 4), (1, 5)]
     assert trained == {(0, i) for i in range(6)} | {(1, i) for i in range(3)}
 
 
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="3 samples to train on are fewer than one global batch of 4"):
         SampleOrder([5], global_batch_size=4, seed=0, held_out=2)
+
+
+def test_more_processes_than_shards_are_refused():
+    order = SampleOrder([8, 0, 8], global_batch_size=8, seed=0)
+    order.check_processes(2)
+    with pytest.raises(ValueError, match="2 shards are too few for 4 processes"):
+        order.check_processes(4)
