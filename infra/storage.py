@@ -104,6 +104,16 @@ def read_bytes(url: str) -> bytes:
         return stream.read()
 
 
+def read_range(url: str, start: int, size: int) -> bytes:
+    """`size` bytes (at least 1) from byte `start` on, fewer where the file ends. Raises FileNotFoundError."""
+    if is_s3(url):
+        with io.BufferedReader(S3Reader(url, start, size), COPY_BYTES) as stream:
+            return stream.read()
+    with _path(url).open("rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
 @contextmanager
 def open_write(url: str, *, if_absent: bool = False) -> Iterator[Sink]:
     """Stream into a file that appears, whole, when the block ends, and not at all if it raises.
@@ -212,10 +222,14 @@ def _path(url: str) -> Path:
 def _list_s3(url: str, suffix: str) -> Iterator[FileEntry]:
     bucket, prefix = bucket_and_key(url)
     prefix = prefix.rstrip("/") + "/" if prefix else ""
+    found = []
     with s3_errors(url):
         pages = client(url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             for item in page.get("Contents", []):
                 name = item["Key"][len(prefix) :]
                 if name and not name.endswith("/") and name.endswith(suffix):
-                    yield FileEntry(name, item["Size"], f"s3://{bucket}/{item['Key']}")
+                    found.append((name, item["Size"]))
+    found.sort()  # S3 lists in this order; servers over a file system list "a/b" before "a-b"
+    for name, bytes_of in found:
+        yield FileEntry(name, bytes_of, f"s3://{bucket}/{prefix}{name}")

@@ -74,12 +74,14 @@ def forget_clients() -> None:
 class S3Reader(io.RawIOBase):
     """One object as a stream. A connection that breaks is taken up again where it broke, on the same object."""
 
-    def __init__(self, url: str) -> None:
-        self.url, self.offset = url, 0
+    def __init__(self, url: str, start: int = 0, size: int | None = None) -> None:
+        """From byte `start`, at most `size` bytes; by default the whole object."""
+        self.url, self.offset = url, start
+        wanted = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
         with s3_errors(url):
             bucket, key = bucket_and_key(url)
-            answer = client(url).get_object(Bucket=bucket, Key=key)
-        self.body, self.etag, self.size = answer["Body"], answer["ETag"], int(answer["ContentLength"])
+            answer = client(url).get_object(Bucket=bucket, Key=key, **wanted)
+        self.body, self.etag, self.end = answer["Body"], answer["ETag"], start + int(answer["ContentLength"])
 
     def readable(self) -> bool:
         return True
@@ -89,8 +91,8 @@ class S3Reader(io.RawIOBase):
         for attempt in range(1, BODY_ATTEMPTS + 1):
             with s3_errors(self.url):
                 try:
-                    data = self.body.read(min(len(view), self.size - self.offset))
-                    if not data and self.offset < self.size:
+                    data = self.body.read(min(len(view), self.end - self.offset))
+                    if not data and self.offset < self.end:
                         raise ConnectionResetError(errno.ECONNRESET, "the body ended early")
                     break
                 except (BotoCoreError, OSError) as error:
@@ -99,7 +101,7 @@ class S3Reader(io.RawIOBase):
                                        f"({type(error).__name__}); run the same command again") from error  # fmt: skip
                     self.body.close()
                     bucket, key = bucket_and_key(self.url)
-                    rest = f"bytes={self.offset}-"
+                    rest = f"bytes={self.offset}-{self.end - 1}"
                     answer = client(self.url).get_object(Bucket=bucket, Key=key, Range=rest, IfMatch=self.etag)
                     self.body = answer["Body"]
         view[: len(data)] = data

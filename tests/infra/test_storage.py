@@ -46,6 +46,15 @@ def test_upload_and_download_a_file_of_several_parts(root, tmp_path):
     assert back.read_bytes() == payload
 
 
+def test_a_part_of_a_file(root):
+    url = storage.join(root, "letters")
+    storage.write_bytes(url, b"abcdefghij")
+    assert storage.read_range(url, 3, 4) == b"defg"
+    assert storage.read_range(url, 8, 4) == b"ij"
+    with pytest.raises(FileNotFoundError):
+        storage.read_range(storage.join(root, "absent"), 0, 4)
+
+
 def test_local_folder_brings_everything(root, tmp_path):
     storage.write_bytes(storage.join(root, "x", "y.txt"), b"y")
     folder = storage.local_folder(root, tmp_path / "cache")
@@ -93,3 +102,39 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         storage.write_bytes(str(tmp_path / "x"), b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_order_of_a_listing_is_that_of_whole_paths(root):
+    names = ["a-b.png", "a/b.png", "a/c/d.png", "a0.png", "B.png"]
+    for name in names:
+        storage.write_bytes(storage.join(root, *name.split("/")), b"x")
+    assert [entry.name for entry in storage.list_files(root)] == sorted(names)
+
+
+def test_a_streamed_file_appears_when_it_is_whole(root):
+    url = storage.join(root, "streamed")
+    with storage.open_write(url) as sink:
+        sink.write(b"one")
+        assert not storage.exists(url)
+        sink.write(b"two")
+    assert storage.read_bytes(url) == b"onetwo"
+    with pytest.raises(KeyError):
+        write_half(url)
+    assert storage.read_bytes(url) == b"onetwo"
+    with storage.open_write(url, if_absent=True) as sink:
+        sink.write(b"four")
+    assert sink.created is False
+    assert storage.read_bytes(url) == b"onetwo"
+    assert storage.clear_unfinished(root) == 0
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(JobError, match="cannot be written"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"x")
+
+
+def write_half(url: str) -> None:
+    with storage.open_write(url) as sink:
+        sink.write(b"half")
+        raise KeyError
