@@ -19,10 +19,10 @@ from infra.errors import JobError, UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
 from pipelines.card import write_card
+from pipelines.codec import CODEC
 from pipelines.config import ShardsConfig
 from pipelines.dataset import SCHEMA_VERSION, freeze_plan
 from pipelines.decode import Rejected, decode_rgb
-from pipelines.png import CODEC
 from pipelines.shard import (
     CommitRecord,
     Reject,

@@ -26,8 +26,8 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from infra import storage
 from infra.errors import JobError
 from infra.version import code_version
-from pipelines.png import decode_png as decode_png
-from pipelines.png import encode_png as encode_png
+from pipelines.codec import decode_png as decode_png
+from pipelines.codec import encode_png as encode_png
 
 RECORDS_AT_ONCE = 8
 

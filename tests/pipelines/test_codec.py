@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.png import CODEC, decode_png, encode_png
+from pipelines.codec import CODEC, decode_png, encode_png
 
 NOISE = np.random.Generator(np.random.SFC64(0)).integers(0, 256, (33, 47, 3), dtype=np.uint8)
 
