@@ -17,7 +17,7 @@ from training.engine import Processes, autocast, build_engine, place, plan_batch
 from training.figures import Figures
 from training.loader import Batch
 from training.lr import learning_rate
-from training.seeding import mix
+from training.seeding import mix, seed_micro_batch
 
 CODEBOOK_WEIGHT = "quantize.embedding.weight"
 
@@ -36,7 +36,9 @@ class AutoencoderTraining:
             self.network.vqgan.encoder.compile()
             self.network.vqgan.decoder.compile()
         if config.discriminator_weight:
-            discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
             self.engines["discriminator"] = build_engine(discriminator.to(processes.device), config, processes)
         self.perceptual = None
         if config.lpips_weight:
@@ -55,6 +57,7 @@ class AutoencoderTraining:
         set_learning_rate(engine, learning_rate(batch.step, config))
         discriminator = self._discriminator(batch.step)
         for part in batch.micro(self.micro):
+            seed_micro_batch(config.seed, part.step, part.slots)
             hq = self.task.crops(part, self.processes.device)
             with self.autocast():
                 reconstruction, commitment, z, codes = engine(hq, quantize)
@@ -69,7 +72,7 @@ class AutoencoderTraining:
             )
             engine.backward(poisoned(surrogate(reconstruction, found.gradient, commitment, config.commitment_weight)))
             engine.step()
-            self.codebook.observe(z, codes if quantize else None)
+            self.codebook.observe(batch.step, z, codes if quantize else None)
             loss = config.l1_weight * found.l1 + config.lpips_weight * found.lpips
             self.figures.add(loss=loss, l1=found.l1, lpips=found.lpips, commitment=commitment)
             if discriminator is not None:

@@ -10,6 +10,7 @@ from training.engine import Processes, grad_norm
 from training.figures import bar_of, sum_over
 from training.loader import BatchLoader
 from training.lr import learning_rate
+from training.preemption import Preemption
 from training.tracker import Tracker
 from training.validation import AutoencoderValidation
 
@@ -24,8 +25,7 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
     another recipe, JobError when the loss stays non-finite. All processes must call this.
     """
     config = task.config
-    torch.manual_seed(config.seed + processes.rank)  # for dropout
-    checkpoints = Checkpoints(out, processes, task.resolved, config.zero_stage, config.keep_checkpoints)
+    checkpoints = Checkpoints(out, processes, task.resolved, config.keep_checkpoints, config.best_metric)
     saved = checkpoints.latest()
     training = AutoencoderTraining(task, out, processes)
     if saved is not None:
@@ -36,6 +36,7 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
     tracker.trained_on(task.dataset)
     with (
         _loader(task, processes, start, config.num_steps) as loader,
+        Preemption(processes) as preemption,
         bar_of(processes, "training autoencoder", config.num_steps, start) as bar,
     ):
         for batch in loader:
@@ -51,13 +52,18 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
             step = batch.step + 1
             if config.due(step, config.log_every):
                 tracker.metrics(step, figures.collect(skipped_steps=training.bad_steps.skipped))
+            quality = None
             with figures.clock_stopped():
                 if validation is not None and config.due(step, config.validate_every):
                     measured, picture = validation(training.ema.onto(task.build_autoencoder()))
                     tracker.metrics(step, measured)
                     tracker.image("validation_reconstruction", step, picture)
-                if config.due(step, config.checkpoint_every):
-                    checkpoints.save(step, training.engines, training.state_dict())
+                    quality = measured[f"validation_reconstruction_{config.best_metric}"]
+                stop = preemption.asked()
+                if config.due(step, config.checkpoint_every) or checkpoints.is_best(quality) or stop:
+                    checkpoints.save(step, training.engines, training.state_dict(), quality)
+            if stop:
+                preemption.leave(step)
     vqgan = training.ema.onto(task.build_autoencoder())
     vqgan.latent_scale = latent_scale(task, vqgan, processes)
     tracker.metrics(config.num_steps, {"latent_scale": vqgan.latent_scale})

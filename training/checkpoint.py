@@ -1,193 +1,231 @@
-"""Checkpoints: OUT/checkpoints/step-000123/, whole or not there.
+"""Checkpoints: OUT/checkpoints/step-000123/, whole or not there, for any number of processes.
 
-    engine/...        what DeepSpeed saves: weights, optimizer state, one file per process under ZeRO
-    state.pt          what the trainer adds (EMA, counters)
-    rng-<rank>.pt     random state of one process
-    COMPLETE.json     written last: step, process count, size of each file, the recipe. Without it nothing exists
+    <engine>/weights.safetensors           the network's float32 weights
+    <engine>/optimizer-<rank>.safetensors  the pieces of AdamW's moments that one process held
+    state.safetensors                      what the trainer adds: EMA, counters
+    COMPLETE.json                          written last: step, validation figure, size of each file, the recipe
 
-On S3 a checkpoint is written to a local folder first and uploaded, the marker last.
+In a folder a checkpoint is written under another name and renamed when it is whole. On S3 the marker is uploaded last,
+and deleted first. A marker whose files are not all there in full size counts as none.
+
+No random state is kept: data order, noise, timesteps, crops and dropout follow from seed, step and place in the batch.
 """
 
-import json
+import math
+import os
 import shutil
+import sys
 import tempfile
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from infra import storage
-from infra.errors import JobError, UsageError
-from infra.recipe import difference
+from infra.errors import JobError
+from infra.version import code_version
+from training.agreement import all_or_none, gather
 from training.engine import Processes, barrier, from_main
-
-MARKER = "COMPLETE.json"
-UNFINISHED = ".tmp-"
-
-# Changing these does not make it another run.
-FREE_KEYS = frozenset(
-    [
-        "num_steps",
-        "micro_batch_size",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-        "compile",
-        "max_bad_steps",
-        "validate_every",
-    ]
+from training.optimizer_state import read_moments, write_moments
+from training.saved import (
+    FORMAT,
+    MARKER,
+    UNFINISHED,
+    Saved,
+    drop,
+    drop_unmarked,
+    refuse_another_recipe,
+    whole_checkpoints,
 )
+from training.tensor_file import read_tree, write_tree
 
+STATE = "state.safetensors"
+WEIGHTS = "weights.safetensors"
 
-@dataclass(frozen=True)
-class Saved:
-    """A whole checkpoint: its folder or URL, and its marker."""
-
-    url: str
-    marker: dict[str, Any]
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return int(self.marker["step"])
+# metric -> whether more of it is better
+METRICS = {"lpips_alex": False, "psnr_y": True}
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest `keep` of them."""
+    """The checkpoints of one run: the newest `keep` of them, and the best in validation by `metric`."""
 
-    def __init__(self, out: str, processes: Processes, recipe: Mapping[str, Any], zero_stage: int, keep: int) -> None:
+    def __init__(self, out: str, processes: Processes, recipe: Mapping[str, Any], keep: int, metric: str) -> None:
         self.url = storage.join(out, "checkpoints")
         self.processes = processes
         self.recipe = recipe
-        self.zero_stage = zero_stage
         self.keep = keep
+        self.metric = metric
 
     def latest(self) -> Saved | None:
         """The newest whole checkpoint, None if there is none. Raises UsageError if another recipe made it."""
-        found = self._all() if self.processes.is_main else []
-        self._clear_unfinished()
-        saved: Saved | None = from_main(self.processes, found[-1] if found else None)
-        if saved is not None:
-            self._refuse_another_recipe(saved)
-        return saved
+        saved = None
+        with all_or_none(self.processes):
+            if self.processes.is_main:
+                self._clear_unfinished()
+                whole = whole_checkpoints(self.url, tell=lambda line: print(line, file=sys.stderr))
+                saved = whole[-1] if whole else None
+                if saved is not None:
+                    refuse_another_recipe(saved, self.recipe)
+        found: Saved | None = from_main(self.processes, saved)
+        return found
 
-    def save(self, step: int, engines: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Write the checkpoint of `step`, whole or not at all, and drop the oldest beyond `keep`.
+    def is_best(self, figure: float | None) -> bool:
+        """Whether no checkpoint has a better validation figure. All processes must call this; False for None."""
+        if figure is None:
+            return False
+        answer = False
+        with all_or_none(self.processes):
+            if self.processes.is_main:
+                best = self._best(whole_checkpoints(self.url))
+                answer = best is None or self._quality(figure) > self._quality(best.figure(self.metric))
+        return bool(from_main(self.processes, answer))
 
-        engines: name -> DeepSpeed engine. state: tensors and plain values, the same in every process. All processes
-        must call this.
+    def save(
+        self, step: int, engines: Mapping[str, Any], state: Mapping[str, Any], figure: float | None = None
+    ) -> None:
+        """Write the checkpoint of `step`, whole or not at all, and drop those that are neither new nor best.
+
+        engines: name -> DeepSpeed engine. state: nested mapping of tensors and plain values, the same in every process.
+        figure: validation figure of these weights, if they were validated. All processes must call this. Raises
+        JobError in all of them if one cannot write.
         """
         name = f"step-{step:06d}"
-        if storage.is_s3(self.url):
-            scratch = self._scratch("save")
-        else:
-            scratch = Path(storage.join(self.url, f"{UNFINISHED}{name}"))
-        if self.processes.local_rank == 0:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-        barrier(self.processes)
-        try:
-            for engine_name, engine in engines.items():
-                engine.save_checkpoint(str(scratch), tag=engine_name, save_latest=False)
-            torch.save(torch.get_rng_state(), scratch / f"rng-{self.processes.rank}.pt")
-            if self.processes.is_main:
-                torch.save(dict(state), scratch / "state.pt")
-        except OSError as error:
-            raise JobError(f"{scratch}: the checkpoint cannot be written ({error.strerror or error})") from error
-        barrier(self.processes)
-        self._publish(scratch, name, step)
-        barrier(self.processes)
-
-    def load(self, saved: Saved, engines: Mapping[str, Any]) -> dict[str, Any]:
-        """Put the engines and the random state back as they were and return the trainer's `state`."""
-        count = int(saved.marker["world_size"])
-        if count != self.processes.world_size and saved.marker["zero_stage"] != 0:
-            raise UsageError(
-                f"checkpoint {saved.url} was saved by {count} processes with ZeRO {saved.marker['zero_stage']}, this "
-                f"run has {self.processes.world_size}; start {count} processes, or give another --out"
-            )
-        folder = self._fetch(saved)
-        for engine_name, engine in engines.items():
-            engine.load_checkpoint(str(folder), tag=engine_name)
-        own_rng = folder / f"rng-{self.processes.rank}.pt"
-        if own_rng.exists():
-            torch.set_rng_state(torch.load(own_rng, weights_only=True))
-        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        barrier(self.processes)
-        if storage.is_s3(self.url) and self.processes.local_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-        return state
-
-    def _all(self) -> list[Saved]:
-        markers = [
-            entry for entry in storage.list_files(self.url, suffix=MARKER) if not entry.name.startswith(UNFINISHED)
-        ]
-        saved = [Saved(storage.join(self.url, m.name.split("/")[0]), storage.read_json(m.url)) for m in markers]
-        return sorted(saved, key=lambda one: one.step)
-
-    def _clear_unfinished(self) -> None:
-        if self.processes.is_main and not storage.is_s3(self.url):
-            for folder in Path(self.url).glob(f"{UNFINISHED}*"):
-                shutil.rmtree(folder, ignore_errors=True)
-        barrier(self.processes)
-
-    def _refuse_another_recipe(self, saved: Saved) -> None:
-        changed = difference(saved.marker["recipe"], json.loads(json.dumps(self.recipe)))
-        changed = [line for line in changed if line.split(":")[0].rpartition(".")[2] not in FREE_KEYS]
-        if changed:
-            raise UsageError(
-                f"{saved.url} belongs to another recipe ({'; '.join(changed[:5])}); "
-                "give the same recipe to go on, or another --out to start anew"
-            )
-
-    def _publish(self, scratch: Path, name: str, step: int) -> None:
-        target = storage.join(self.url, name)
-        files = {p.relative_to(scratch).as_posix(): p.stat().st_size for p in sorted(scratch.rglob("*")) if p.is_file()}
         remote = storage.is_s3(self.url)
-        if remote and self.processes.local_rank == 0:  # each node holds what its own processes wrote
-            for file in files:
-                storage.upload(scratch / file, storage.join(target, *file.split("/")))
-        barrier(self.processes)
-        if self.processes.is_main:
+        scratch = self._scratch("save") if remote else Path(storage.join(self.url, f"{UNFINISHED}{name}"))
+        owner = self.processes.local_rank == 0 if remote else self.processes.is_main
+        try:
+            with all_or_none(self.processes):
+                if owner:
+                    _empty_folders(scratch, engines)
+            with all_or_none(self.processes):
+                self._write(scratch, engines, state)
+            if remote:
+                with all_or_none(self.processes):
+                    self._upload(scratch, name)
+            files = {file: size for part in gather(self.processes, _files(scratch)) for file, size in part.items()}
             marker = {
+                "format": FORMAT,
                 "step": step,
+                "figure": figure,
+                "metric": self.metric,
                 "world_size": self.processes.world_size,
-                "zero_stage": self.zero_stage,
+                "code": code_version(),
                 "files": files,
                 "recipe": self.recipe,
             }
-            if remote:
-                storage.write_json(storage.join(target, MARKER), marker)
-            else:
-                # Renaming makes the whole folder appear at once; the marker is there for readers of either kind of URL.
-                storage.write_json(storage.join(str(scratch), MARKER), marker)
-                shutil.rmtree(target, ignore_errors=True)
-                scratch.rename(target)
-            for old in self._all()[: -self.keep]:
-                self._drop(old)
-        if remote and self.processes.local_rank == 0:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _drop(self, saved: Saved) -> None:
-        storage.delete(storage.join(saved.url, MARKER))  # first: from here on it is no checkpoint
-        for file in saved.marker["files"]:
-            storage.delete(storage.join(saved.url, *file.split("/")))
-        if not storage.is_s3(saved.url):
-            shutil.rmtree(saved.url, ignore_errors=True)
-
-    def _fetch(self, saved: Saved) -> Path:
-        if not storage.is_s3(saved.url):
-            return Path(saved.url)
-        cache = self._scratch("load")
-        if self.processes.local_rank == 0:
-            storage.local_folder(saved.url, cache)
+            with all_or_none(self.processes):
+                if self.processes.is_main:
+                    self._publish(scratch, name, marker)
+        finally:
+            if owner:
+                shutil.rmtree(scratch, ignore_errors=True)  # also makes room again when a disk is full
         barrier(self.processes)
-        return cache
+
+    def load(self, saved: Saved, engines: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the engines back as they were and return the trainer's `state`.
+
+        The checkpoint may come from another number of processes and another ZeRO stage.
+        """
+        folder = Path(saved.url)
+        remote = storage.is_s3(self.url)
+        if remote:
+            folder = self._scratch("load")
+            with all_or_none(self.processes):
+                if self.processes.local_rank == 0:
+                    for file in saved.marker["files"]:
+                        storage.download(storage.join(saved.url, *file.split("/")), folder / file)
+        with all_or_none(self.processes):
+            for name, engine in engines.items():
+                engine.module.load_state_dict(read_tree(folder / name / WEIGHTS))
+                if engine.zero_optimization():
+                    engine.optimizer.refresh_fp32_params()  # its masters are a copy of the network's weights
+                read_moments(engine, folder / name)
+            state = read_tree(folder / STATE)
+        if remote and self.processes.local_rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        return state
+
+    def _write(self, scratch: Path, engines: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        for name, engine in engines.items():
+            write_moments(engine, scratch / name, self.processes)
+            if self.processes.is_main:
+                write_tree(scratch / name / WEIGHTS, engine.module.state_dict())
+        if self.processes.is_main:
+            write_tree(scratch / STATE, state)
+
+    def _upload(self, scratch: Path, name: str) -> None:
+        """Each node uploads what its own processes wrote."""
+        if self.processes.local_rank == 0:
+            for file in _files(scratch):
+                storage.upload(scratch / file, storage.join(self.url, name, *file.split("/")))
+
+    def _publish(self, scratch: Path, name: str, marker: Mapping[str, Any]) -> None:
+        if storage.is_s3(self.url):
+            storage.write_json(storage.join(self.url, name, MARKER), marker)
+        else:
+            target = Path(self.url, name)
+            with _disk_errors(target):
+                storage.write_json(str(scratch / MARKER), marker)
+                shutil.rmtree(target, ignore_errors=True)  # at most a damaged one of this step
+                scratch.rename(target)
+                _sync(target.parent)
+        whole = whole_checkpoints(self.url)
+        best = self._best(whole)
+        for old in whole[: -self.keep]:
+            if best is None or old.step != best.step:
+                drop(old)
+
+    def _best(self, whole: list[Saved]) -> Saved | None:
+        validated = [saved for saved in whole if saved.figure(self.metric) is not None]
+        return max(validated, key=lambda saved: self._quality(saved.figure(self.metric)), default=None)
+
+    def _quality(self, figure: float | None) -> float:
+        """More is better; NaN, which an untrained network may score, is worst."""
+        if figure is None or math.isnan(figure):
+            return -math.inf
+        return figure if METRICS[self.metric] else -figure
+
+    def _clear_unfinished(self) -> None:
+        if storage.is_s3(self.url):
+            drop_unmarked(self.url)
+        else:
+            for folder in Path(self.url).glob(f"{UNFINISHED}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _scratch(self, purpose: str) -> Path:
         """A new name in the temporary folder, the same in all processes."""
         name = from_main(self.processes, f"resshift-{purpose}-{uuid.uuid4().hex[:12]}")
         return Path(tempfile.gettempdir(), name)
+
+
+def _empty_folders(scratch: Path, names: Iterable[str]) -> None:
+    with _disk_errors(scratch):
+        shutil.rmtree(scratch, ignore_errors=True)
+        for name in names:
+            (scratch / name).mkdir(parents=True)
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Files below a folder, with their sizes."""
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise JobError(
+            f"{where}: the checkpoint cannot be written ({error.strerror or error}); make room or give another --out, "
+            "and run the same command again"
+        ) from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resshift.quantizer import nearest_codes
+from training.agreement import gather
 from training.engine import Processes, broadcast_from_main, write_parameter
 from training.figures import sum_over
 
@@ -38,19 +39,24 @@ def kmeans(vectors: Tensor, num_codes: int, generator: torch.Generator, iteratio
 class Codebook:
     """The codebook of a VQGAN in training: which codes are used, and which latents there are.
 
-    Call `observe` once per micro batch; `place` and `revive` change the weights, the same way in every process.
+    Call `observe` once per micro batch; `place` and `revive` change the weights, the same way in every process and for
+    any number of them.
     """
 
     def __init__(self, engine: Any, weight: Tensor, processes: Processes) -> None:
         self.engine, self.weight, self.processes = engine, weight, processes
-        self.recent = torch.zeros(0, weight.shape[1])
         self.used = torch.zeros(len(weight), dtype=torch.int64)
         self.placed = False
+        self.recent = torch.zeros(0, weight.shape[1])
+        """The last latents of all processes, up to when they were last put together."""
+        self._since: list[tuple[int, Tensor]] = []
+        self._limit = RECENT_PER_CODE * len(weight)
 
-    def observe(self, z: Tensor, indices: Tensor | None) -> None:
-        """Remember latents z (B, D, h, w) and, once quantised, their code indices (B * h * w,)."""
-        vectors = z.detach().float().permute(0, 2, 3, 1).flatten(0, 2).cpu()
-        self.recent = torch.cat([self.recent, vectors])[-RECENT_PER_CODE * len(self.weight) :]
+    def observe(self, step: int, z: Tensor, indices: Tensor | None) -> None:
+        """Remember latents z (B, D, h, w) of a step and, once quantised, their code indices (B * h * w,)."""
+        self._since.append((step, z.detach().float().permute(0, 2, 3, 1).flatten(0, 2).cpu()))
+        while sum(len(vectors) for _, vectors in self._since[1:]) >= self._limit:
+            del self._since[0]
         if indices is not None:
             self.used += torch.bincount(indices.detach().cpu(), minlength=len(self.used))
 
@@ -60,6 +66,7 @@ class Codebook:
         At the very start there are no latents yet and the codes stay where they are.
         """
         self.placed = True
+        self._put_together()
         if not len(self.recent):
             return self.weight.detach()
         generator = torch.Generator().manual_seed(seed)
@@ -73,16 +80,31 @@ class Codebook:
 
     def revive(self, dead: Tensor, seed: int) -> Tensor:
         """Move the codes marked by `dead` (K,) onto random recent latents; returns the new codebook."""
+        self._put_together()
         codes = self.weight.detach().float().cpu().clone()
         generator = torch.Generator().manual_seed(seed)
         codes[dead] = self.recent[torch.randint(len(self.recent), (int(dead.sum()),), generator=generator)]
         return self._write(codes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"recent": self.recent, "used": self.used, "placed": self.placed}
+        """What all processes have seen. All of them must call it."""
+        self._put_together()
+        used = sum_over(self.processes, self.used.clone())
+        return {"recent": self.recent, "used": used, "placed": self.placed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.recent, self.used, self.placed = state["recent"], state["used"], state["placed"]
+        self.recent, self.placed = state["recent"], state["placed"]
+        self.used = state["used"] if self.processes.is_main else torch.zeros_like(state["used"])  # they are summed up
+        self._since = []
+
+    def _put_together(self) -> None:
+        """Add to `recent` what the processes have seen since, in the order of the samples in the global batches."""
+        parts = [
+            (step, rank, part) for rank, own in enumerate(gather(self.processes, self._since)) for step, part in own
+        ]
+        parts.sort(key=lambda entry: entry[:2])  # stable: micro batches stay in order
+        self.recent = torch.cat([self.recent, *(part for *_, part in parts)])[-self._limit :]
+        self._since = []
 
     def _write(self, codes: Tensor) -> Tensor:
         codes = broadcast_from_main(self.processes, codes.to(self.weight.device))

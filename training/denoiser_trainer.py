@@ -25,6 +25,8 @@ from training.flops import Utilisation, sample_flops
 from training.loader import BatchLoader
 from training.loss import DenoisingBatch, DenoisingLoss, denoising_loss
 from training.lr import learning_rate
+from training.preemption import Preemption
+from training.seeding import seed_micro_batch
 from training.tracker import Tracker
 from training.validation import DenoiserValidation
 
@@ -36,8 +38,7 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
     JobError when the loss stays non-finite. All processes must call this.
     """
     config = task.config
-    torch.manual_seed(config.seed + processes.rank)  # for dropout; noise and timesteps have generators of their own
-    checkpoints = Checkpoints(out, processes, task.resolved, config.zero_stage, config.keep_checkpoints)
+    checkpoints = Checkpoints(out, processes, task.resolved, config.keep_checkpoints, config.best_metric)
     saved = checkpoints.latest()
     network = task.build_denoiser()
     if saved is None:
@@ -69,12 +70,14 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
             workers=config.loader_workers,
             cache_bytes=config.shard_cache_bytes,
         ) as loader,
+        Preemption(processes) as preemption,
         bar_of(processes, "training denoiser", config.num_steps, start) as bar,
     ):
         for batch in loader:
             lr = learning_rate(batch.step, config)
             set_learning_rate(engine, lr)
             for part in batch.micro(plan_batches(config, processes.world_size).micro):
+                seed_micro_batch(config.seed, part.step, part.slots)
                 inputs = task.to_device(part, processes.device)
                 loss = loss_of(inputs)
                 engine.backward(poisoned(loss.total))
@@ -90,14 +93,19 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
                 report = figures.collect(skipped_steps=bad_steps.skipped)
                 report["flops_utilisation"] = utilisation(report["samples_per_second"])
                 tracker.metrics(step, report)
+            quality = None
             with figures.clock_stopped():
                 if validation is not None and config.due(step, config.validate_every):
                     measured, picture = validation(ema.onto(task.build_denoiser()))
                     tracker.metrics(step, measured)
                     tracker.image("validation", step, picture)
-                if config.due(step, config.checkpoint_every):
+                    quality = measured[f"validation_{config.best_metric}"]
+                stop = preemption.asked()
+                if config.due(step, config.checkpoint_every) or checkpoints.is_best(quality) or stop:
                     state = {"ema": ema.state_dict(), "bad_steps": bad_steps.state_dict()}
-                    checkpoints.save(step, {"denoiser": engine}, state)
+                    checkpoints.save(step, {"denoiser": engine}, state, quality)
+            if stop:
+                preemption.leave(step)
     return ema.onto(task.build_denoiser())
 
 

@@ -35,6 +35,8 @@ class Processes:
     world_size: int
     local_rank: int
     device: torch.device
+    control: Any = None
+    """Process group on the CPU for small agreements; None is the default group."""
 
     @property
     def is_main(self) -> bool:
@@ -60,13 +62,14 @@ def join_processes() -> Processes:
         else:  # an in-memory store needs no free port
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         atexit.register(dist.destroy_process_group)
-    return Processes(rank, world_size, local_rank, device)
+    control = dist.new_group(backend="gloo") if on_gpu else None  # agreements must not queue behind the GPU's work
+    return Processes(rank, world_size, local_rank, device, control)
 
 
 def barrier(processes: Processes) -> None:
     """Wait until every process is here."""
     if processes.world_size > 1:
-        dist.barrier()
+        dist.barrier(group=processes.control)
 
 
 def from_main(processes: Processes, value: Any) -> Any:
@@ -74,7 +77,7 @@ def from_main(processes: Processes, value: Any) -> Any:
     if processes.world_size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=processes.device)
+    dist.broadcast_object_list(box, src=0, group=processes.control)
     return box[0]
 
 

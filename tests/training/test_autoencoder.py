@@ -1,7 +1,6 @@
 """The VQGAN trains, resumes exactly, keeps its codebook in use, and exports what make_latents takes."""
 
 import json
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -13,7 +12,7 @@ from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
 from resshift.weights import load_vqgan
 from tests.training.conftest import NETWORK, TOY, toy_recipe
-from tests.training.test_denoiser import assert_same, dying_at
+from tests.training.test_denoiser import assert_same, dying_at, saved_state
 from training.autoencoder_loss import AutoencoderPass, judge, surrogate
 from training.autoencoder_run import run_autoencoder_training
 from training.codebook import Codebook, kmeans
@@ -33,20 +32,13 @@ def autoencoder_recipe(**values) -> Recipe:
     return toy_recipe(autoencoder={**TOY["training"]["autoencoder"], **values})
 
 
-def state(out: Path, step: int) -> list[dict]:
-    folder = out / "checkpoints" / f"step-{step:06d}"
-    names = ("autoencoder", "discriminator")
-    engines = [torch.load(folder / name / "mp_rank_00_model_states.pt", weights_only=False) for name in names]
-    return [torch.load(folder / "state.pt"), *({"m": e["module"], "o": e["optimizer"]} for e in engines)]
-
-
 def test_two_and_two_steps_are_four_steps_bit_for_bit(pairs, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_autoencoder_training(autoencoder_recipe(), str(pairs), str(whole))
     with dying_at(2):
         run_autoencoder_training(autoencoder_recipe(), str(pairs), str(parts))
     run_autoencoder_training(autoencoder_recipe(), str(pairs), str(parts))
-    assert_same(state(whole, 4), state(parts, 4))
+    assert_same(saved_state(whole, 4), saved_state(parts, 4))
     assert (whole / "autoencoder.safetensors").read_bytes() == (parts / "autoencoder.safetensors").read_bytes()
 
 
@@ -145,7 +137,7 @@ def test_dead_codes_are_moved_onto_latents_and_others_stay():
 
     codebook = Codebook(Engine(), weight, ALONE)
     z = torch.arange(8.0).view(1, 2, 2, 2)
-    codebook.observe(z, torch.tensor([1, 1, 3, 1]))
+    codebook.observe(0, z, torch.tensor([1, 1, 3, 1]))
     usage, dead = codebook.usage()
     assert usage == 0.5
     assert dead.tolist() == [True, False, True, False]

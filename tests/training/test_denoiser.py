@@ -19,6 +19,7 @@ from tests.training.conftest import TOY, toy_recipe, write_dataset
 from training import denoiser_trainer
 from training.checkpoint import Checkpoints
 from training.denoiser_run import run_training
+from training.tensor_file import read_tree
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +47,12 @@ def dying_at(step: int, *, before_saving: bool = False):
         yield
 
 
-def saved_state(out: Path, step: int) -> list[dict]:
+def saved_state(out: Path, step: int) -> dict[str, dict]:
+    """Everything a checkpoint holds: weights, moments, average, counters."""
     folder = out / "checkpoints" / f"step-{step:06d}"
-    engine = torch.load(folder / "denoiser" / "mp_rank_00_model_states.pt", weights_only=False)
-    parts = [torch.load(folder / "state.pt"), {"rng": torch.load(folder / "rng-0.pt")}, engine["module"]]
-    zero = folder / "denoiser" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
-    optimizer = torch.load(zero, weights_only=False)["optimizer_state_dict"] if zero.exists() else engine["optimizer"]
-    return [*parts, optimizer]
+    files = sorted(folder.rglob("*.safetensors"))
+    assert len(files) >= 3, files
+    return {path.relative_to(folder).as_posix(): read_tree(path) for path in files}
 
 
 def assert_same(a, b, path="") -> None:
@@ -193,7 +193,7 @@ def test_a_single_bad_step_is_skipped_and_counted(latents, tmp_path, monkeypatch
 
     monkeypatch.setattr(denoiser_trainer, "denoising_loss", bad_once)
     run_training(toy_recipe(zero_stage=zero_stage), str(latents), str(tmp_path))
-    state = torch.load(tmp_path / "checkpoints" / "step-000006" / "state.pt")
+    state = saved_state(tmp_path, 6)["state.safetensors"]
     assert state["bad_steps"] == {"skipped": 1, "in_a_row": 0}
     assert state["ema"]["num_updates"] == 5
     assert all(value.isfinite().all() for value in state["ema"]["average"].values())

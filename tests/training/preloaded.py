@@ -1,0 +1,13 @@
+"""What the fork server of `ranks` imports before it forks."""
+
+import importlib
+import os
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from training import engine, train, train_autoencoder  # noqa: F401
+
+engine._import_deepspeed()
+importlib.import_module("torch._dynamo")  # the first use of meta tensors does, which takes two seconds
