@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import UsageError
 from infra.recipe import load_recipe
 from resshift.restorer import Restorer
 from tests.training.conftest import command, run
@@ -56,15 +55,11 @@ def test_two_ranks_train_what_one_does(latents, recipe_file, tmp_path):
     assert sum("training denoiser: 3/3" in line for line in done.stderr.splitlines()) == 1, "one rank talks"
     marker = json.loads((two / "checkpoints" / "step-000003" / "COMPLETE.json").read_text())
     assert marker["world_size"] == 2
-    assert len([name for name in marker["files"] if "zero_pp_rank" in name]) == 2
+    assert len([name for name in marker["files"] if "optimizer-" in name]) == 2
 
     recipe = load_recipe(str(recipe_file), options)
     run_training(recipe, str(latents), str(one))
     assert_nearly_same(*(Restorer.load(out / "model").denoiser.state_dict() for out in (one, two)))
-
-    longer = load_recipe(str(recipe_file), [*options, "training.num_steps=4"])
-    with pytest.raises(UsageError, match="was saved by 2 processes with ZeRO 1, this run has 1"):
-        run_training(longer, str(latents), str(two))
 
 
 def test_wrong_usage_is_one_line_and_exit_code_2(latents, recipe_file, tmp_path):
