@@ -58,7 +58,7 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
                     measured, picture = validation(training.ema.onto(task.build_autoencoder()))
                     tracker.metrics(step, measured)
                     tracker.image("validation_reconstruction", step, picture)
-                    quality = measured[f"validation_reconstruction_{config.best_metric}"]
+                    quality = measured.get(f"validation_reconstruction_{config.best_metric}")
                 stop = preemption.asked()
                 if config.due(step, config.checkpoint_every) or checkpoints.is_best(quality) or stop:
                     checkpoints.save(step, training.engines, training.state_dict(), quality)

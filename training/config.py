@@ -46,7 +46,8 @@ class OptimizationConfig(BaseModel):
     keep_checkpoints: Positive = 3
     """How many of the newest checkpoints are kept."""
     best_metric: Literal["lpips_alex", "psnr_y"] = "lpips_alex"
-    """Validation figure by which the best checkpoint is kept besides the newest: least LPIPS-alex, or most PSNR-Y."""
+    """Validation figure by which the best checkpoint is kept besides the newest: least LPIPS-alex
+    (images under 32 pixels have none, and no best), or most PSNR-Y."""
     log_every: Positive = 100
     """Steps between two sets of figures in MLflow."""
     max_bad_steps: Positive = 10

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from resshift.swin_unet import SwinUNet
 from training.bad_steps import BadSteps
 from training.checkpoint import Checkpoints
@@ -99,7 +97,7 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
                     measured, picture = validation(ema.onto(task.build_denoiser()))
                     tracker.metrics(step, measured)
                     tracker.image("validation", step, picture)
-                    quality = measured[f"validation_{config.best_metric}"]
+                    quality = measured.get(f"validation_{config.best_metric}")
                 stop = preemption.asked()
                 if config.due(step, config.checkpoint_every) or checkpoints.is_best(quality) or stop:
                     state = {"ema": ema.state_dict(), "bad_steps": bad_steps.state_dict()}
