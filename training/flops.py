@@ -19,36 +19,43 @@ PROBE_SECONDS = 0.1
 PROBE_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
-@torch.random.fork_rng(devices=[])  # networks without data draw their initial weights all the same
 def sample_flops(task: DenoiserTask) -> int:
     """Multiplications and additions of products and convolutions, forward and backward, for one training sample.
 
-    Counted by running the step on tensors without data, so nothing is computed and nothing is held. Encoding pairs on
-    the fly and the search of the codebook are not part of it.
+    Encoding pairs on the fly and the search of the codebook are not part of it.
+    """
+    with FlopCounterMode(display=False) as counter:
+        dry_step(task)
+    return int(counter.get_total_flops())
+
+
+@torch.random.fork_rng(devices=[])  # networks without data draw their initial weights all the same
+def dry_step(task: DenoiserTask) -> SwinUNet:
+    """One sample forward and backward on tensors without data: nothing is computed and nothing is held.
+
+    Returns the denoiser with its gradients, on the meta device. Raises what a real step would for shapes that do not
+    fit.
     """
     with META:
         denoiser = SwinUNet(task.network)
-    denoiser.train()
     decoder = perceptual = None
     if task.config.lpips_weight:
         perceptual = lpips_metric("vgg").to(META)
         if task.autoencoder is not None:
             with META:
                 decoder = _Unquantised(VQGAN(task.autoencoder.config).requires_grad_(False))
-    batch = meta_batch(task)
-    with FlopCounterMode(display=False) as counter:
-        loss = denoising_loss(
-            denoiser,
-            batch,
-            task.schedule,
-            mse_weight=task.config.mse_weight,
-            lpips_weight=task.config.lpips_weight,
-            decoder=decoder,
-            perceptual=perceptual,
-            autocast=autocast("float32", META),
-        )
-        loss.total.backward()
-    return int(counter.get_total_flops())
+    loss = denoising_loss(
+        denoiser,
+        meta_batch(task),
+        task.schedule,
+        mse_weight=task.config.mse_weight,
+        lpips_weight=task.config.lpips_weight,
+        decoder=decoder,
+        perceptual=perceptual,
+        autocast=autocast("float32", META),
+    )
+    loss.total.backward()
+    return denoiser
 
 
 def meta_batch(task: DenoiserTask, samples: int = 1) -> DenoisingBatch:

@@ -15,6 +15,7 @@ from infra.errors import JobError, UsageError
 from infra.models import fetch
 from infra.recipe import Recipe
 from resshift.restorer import Restorer
+from resshift.weights import fingerprint
 from tests.training.conftest import TOY, toy_recipe, write_dataset
 from training import denoiser_trainer
 from training.checkpoint import Checkpoints
@@ -147,6 +148,40 @@ def test_a_resumed_run_stays_one_mlflow_run(latents, tmp_path):
     (run,) = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [2, 4, 6]
     assert run.info.status == "FINISHED"
+
+
+def test_pairs_encoded_on_the_fly_train_what_their_latents_do(latents, tmp_path):
+    pairs = write_dataset(tmp_path / "pairs", "pairs", [6, 6, 5, 6])  # the images of `latents`
+    outs = [tmp_path / "from_latents", tmp_path / "from_pairs"]
+    raw = toy_recipe(num_steps=3).raw
+    encoding = {"autoencoder": {**TOY["autoencoder"], "weights": str(latents / "autoencoder")}}
+    recipe = Recipe.from_dict({**raw, "denoiser": {**raw["denoiser"], "dropout": 0.0}, **encoding})
+    for out, data in zip(outs, (latents, pairs), strict=True):
+        run_training(recipe, str(data), str(out))
+    a, b = (Restorer.load(out / "model") for out in outs)
+    assert_nearly_same(a.denoiser.state_dict(), b.denoiser.state_dict())
+    assert fingerprint(a.autoencoder) == fingerprint(b.autoencoder)
+
+
+def test_pairs_need_an_autoencoder_that_fits(pairs, latents, tmp_path):
+    with pytest.raises(UsageError, match=r"autoencoder.weights: is not set; train one"):
+        run_training(toy_recipe(), str(pairs), str(tmp_path))
+    raw = toy_recipe().raw
+    other = {**raw, "autoencoder": {"network": {**TOY["autoencoder"]["network"], "n_embed": 8},
+                                    "weights": str(latents / "autoencoder")}}  # fmt: skip
+    with pytest.raises(UsageError, match=r"hold another network than autoencoder\.network"):
+        run_training(Recipe.from_dict(other), str(pairs), str(tmp_path))
+
+
+def test_lpips_on_a_crop_trains_and_must_fit_the_image(latents, tmp_path):
+    # The toy's images have 32 pixels, the least that LPIPS takes, so its only crop is the whole.
+    whole, cropped = tmp_path / "whole", tmp_path / "cropped"
+    run_training(toy_recipe(num_steps=2, lpips_weight=0.5), str(latents), str(whole))
+    run_training(toy_recipe(num_steps=2, lpips_weight=0.5, lpips_crop=8), str(latents), str(cropped))
+    a, b = (Restorer.load(out / "model").denoiser.state_dict() for out in (whole, cropped))
+    assert_nearly_same(a, b)
+    with pytest.raises(UsageError, match=r"training.lpips_crop: 4 latent pixels are 16 of the image; give 8 to 8"):
+        run_training(toy_recipe(lpips_weight=0.5, lpips_crop=4), str(latents), str(tmp_path / "out"))
 
 
 def test_pixel_space_trains_on_the_pairs_themselves(pairs, tmp_path):
