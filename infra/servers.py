@@ -27,7 +27,7 @@ from infra.errors import JobError
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 90
-STOP_SECONDS = 10
+STOP_SECONDS = 4
 S3_PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
 
 

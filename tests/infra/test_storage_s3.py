@@ -1,0 +1,110 @@
+"""What only a real S3 server behind a bad connection shows: parts, races, cut bodies, leftovers, refusals."""
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from infra import storage, storage_s3
+from infra.errors import JobError
+from tests.faults.proxy import Proxy
+
+PAYLOAD = bytes(range(251)) * 80_000  # 20 MB: three parts
+
+
+@pytest.fixture
+def proxy(s3, s3_server, monkeypatch):
+    with Proxy(s3_server["AWS_ENDPOINT_URL"]) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        storage_s3.forget_clients()
+        yield running
+
+
+@pytest.mark.parametrize("payload", [b"small", PAYLOAD])
+def test_of_racing_writers_one_wins_and_its_bytes_stand(s3, payload):
+    url = storage.join(s3, "raced")
+
+    def write(number: int) -> tuple[bool, bytes]:
+        mine = payload + str(number).encode()
+        return storage.write_bytes(url, mine, if_absent=True), mine
+
+    with ThreadPoolExecutor(4) as pool:
+        won = [mine for first, mine in pool.map(write, range(4)) if first]
+    assert [storage.read_bytes(url)] == won
+    assert storage.clear_unfinished(s3) == 0
+
+
+def test_a_writer_that_fails_leaves_nothing(s3):
+    def write_half() -> None:
+        with storage.open_write(storage.join(s3, "never")) as sink:
+            sink.write(PAYLOAD)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert not storage.exists(s3)
+    assert storage.clear_unfinished(s3) == 0
+
+
+def test_what_a_killed_writer_left_is_cleared(s3):
+    script = (
+        "import os, signal, sys\nfrom infra import storage\n"
+        "with storage.open_write(sys.argv[1] + '/half') as sink:\n"
+        "    sink.write(bytes(20 << 20))\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, s3], check=False)
+    assert not storage.exists(storage.join(s3, "half"))
+    assert storage.clear_unfinished(s3) == 1
+    assert storage.clear_unfinished(s3) == 0
+
+
+def test_a_sink_knows_its_sum(s3):
+    url = storage.join(s3, "summed")
+    with storage.open_write(url) as sink:
+        for start in range(0, len(PAYLOAD), 999_983):
+            sink.write(PAYLOAD[start : start + 999_983])
+    assert (sink.created, sink.bytes, sink.sha256) == (True, len(PAYLOAD), hashlib.sha256(PAYLOAD).hexdigest())
+    assert storage.sha256(url) == sink.sha256
+
+
+def test_a_body_that_breaks_off_is_taken_up_again(proxy, s3):
+    url = storage.join(s3, "big")
+    storage.write_bytes(url, PAYLOAD)
+    proxy.cut_after, proxy.cuts = 3_000_000, 3
+    assert storage.read_bytes(url) == PAYLOAD
+    assert proxy.cuts == 0
+
+
+def test_refusals_of_a_busy_server_are_waited_out(proxy, s3):
+    storage.write_bytes(storage.join(s3, "first"), b"1")
+    proxy.refusals = 2
+    storage_s3.forget_clients()
+    assert storage.read_bytes(storage.join(s3, "first")) == b"1"
+
+
+def test_odd_names(s3):
+    for name in ("a#b?c.png", "ä ö%20.png", "a+b=c&d.png"):
+        storage.write_bytes(storage.join(s3, name), name.encode())
+        assert storage.read_bytes(storage.join(s3, name)) == name.encode()
+    assert [entry.name for entry in storage.list_files(s3)] == ["a#b?c.png", "a+b=c&d.png", "ä ö%20.png"]
+
+
+def test_a_neighbour_with_a_longer_name_is_another(s3):
+    storage.write_bytes(storage.join(s3, "pairs-old", "x"), b"x")
+    assert not storage.exists(storage.join(s3, "pairs"))
+    storage.write_bytes(storage.join(s3, "pairs", "x"), b"x")
+    assert storage.exists(storage.join(s3, "pairs"))
+
+
+def test_no_secret_is_shown_with_an_endpoint(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:9")
+    assert storage_s3.endpoint() == "http://127.0.0.1:9"
+
+
+def test_an_endpoint_that_is_no_url(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:8333")
+    storage_s3.forget_clients()
+    with pytest.raises(JobError, match=r"AWS_ENDPOINT_URL.*write http://host:port"):
+        storage.exists(s3)
