@@ -4,6 +4,7 @@ A bundle is what `resshift.Restorer.save` writes: safetensors and their configur
 through the module `resshift.pyfunc`, so a machine needs only the package, not this repository.
 """
 
+import io
 import json
 import logging
 import tempfile
@@ -12,40 +13,42 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
+from PIL import Image
 
 from infra import storage
 from infra.errors import UsageError
 from infra.tracking import connect, tracking_errors, tracking_uri
 
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for a wrong name or version
 EXAMPLE_SIDE = 16  # pixels; small, because MLflow tries the example when a model is logged
+REQUIREMENTS = ("torch", "numpy", "safetensors", "pillow", "opencv-python-headless", "pandas", "resshift-foundry")
 
 
 def register(bundle: Path, name: str, *, run_id: str, tags: Mapping[str, str] | None = None) -> str:
     """Log a bundle folder to a run as a pyfunc model and register it. Returns the new version number, as text.
 
-    The pyfunc takes uint8 RGB images (B, h, w, 3), with the mask as a fourth channel if the model inpaints, and returns
-    uint8 RGB images (B, h*scale, w*scale, 3).
+    The pyfunc takes a table with the column `image` (and `mask` if the model inpaints), encoded files or arrays, and
+    the parameter `seed`; see `resshift.pyfunc.RestorerModel.predict`. Raises JobError if MLflow cannot be reached.
     """
     import mlflow
 
     logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
     connect()
-    channels = 4 if json.loads((bundle / "model.json").read_text())["denoiser"]["cond_mask"] else 3
-    example = np.linspace(0, 255, EXAMPLE_SIDE**2 * channels).reshape(1, EXAMPLE_SIDE, EXAMPLE_SIDE, channels)
-    signature = ModelSignature(inputs=_images(channels), outputs=_images(3))
+    inpaints = bool(json.loads((bundle / "model.json").read_text())["denoiser"]["cond_mask"])
     with tracking_errors(), mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None):
         info = mlflow.pyfunc.log_model(
             name="model",
             loader_module="resshift.pyfunc",
             data_path=str(bundle),
-            signature=signature,
-            input_example=example.astype(np.uint8),
-            pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy", "safetensors")]
-            + [f"resshift-foundry=={version('resshift-foundry')}"],
+            signature=_signature(inpaints),
+            input_example=_example(inpaints),
+            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
         )
         client = MlflowClient()
         _ensure_registered(client, name)
@@ -72,7 +75,10 @@ def fetch(uri: str) -> Path:
 
 
 def version_of(uri: str) -> tuple[str, str] | None:
-    """(name, version) for a models:/ URI, None for anything else. Raises UsageError if it does not exist."""
+    """(name, version) for a models:/ URI, None for anything else.
+
+    Raises UsageError if it does not exist, JobError if MLflow cannot be reached.
+    """
     if not uri.startswith("models:/"):
         return None
     connect()
@@ -83,20 +89,50 @@ def version_of(uri: str) -> tuple[str, str] | None:
         name, _, number = name.rpartition("/")
         return name, str(MlflowClient().get_model_version(name, number).version)
     except MlflowException as error:
-        raise UsageError(f"model '{uri}': {_one_line(error)}; {_known(name)}") from error
+        if error.error_code not in NOT_THERE:
+            with tracking_errors():
+                raise
+        with tracking_errors():
+            known = _known(name)
+        raise UsageError(f"model '{uri}': {_one_line(error)}; {known}") from error
 
 
-def _images(channels: int) -> Schema:
-    return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))])
+def _signature(inpaints: bool) -> ModelSignature:
+    """Columns in, a column out. Their type is "any": a column of "binary" would refuse arrays over HTTP."""
+    columns = [ColSpec(AnyType(), "image")] + ([ColSpec(AnyType(), "mask")] if inpaints else [])
+    return ModelSignature(
+        inputs=Schema(columns),  # type: ignore[arg-type]
+        outputs=Schema([ColSpec(AnyType(), "image")]),
+        params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
+    )
+
+
+def _example(inpaints: bool) -> tuple[pd.DataFrame, dict[str, int]]:
+    """A table of one encoded image, and its parameters; MLflow shows it and tries it when the model is logged."""
+    ramp = np.linspace(0, 255, EXAMPLE_SIDE**2 * 3).reshape(EXAMPLE_SIDE, EXAMPLE_SIDE, 3).astype(np.uint8)
+    columns = {"image": [_png(ramp)]}
+    if inpaints:
+        columns["mask"] = [_png(np.tri(EXAMPLE_SIDE, dtype=np.uint8) * 255)]
+    return pd.DataFrame(columns), {"seed": 0}
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _fetch_from_mlflow(uri: str) -> Path:
     import mlflow
 
+    connect()
     version_of(uri)  # its error says which names and versions there are
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except MlflowException as error:
+        if error.error_code not in NOT_THERE:
+            with tracking_errors():
+                raise
         raise UsageError(f"model '{uri}': {_one_line(error)}; see the MLflow UI at {tracking_uri()}") from error
     found = sorted(local.rglob("model.json"))
     if not found:

@@ -1,8 +1,10 @@
 """MLflow runs: where they are kept, and how a command opens or reopens one."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -13,6 +15,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 import logging
 
 import mlflow
+import requests
 from mlflow.exceptions import MlflowException
 
 from infra.errors import JobError
@@ -21,6 +24,7 @@ from infra.version import code_version
 logging.getLogger("alembic").setLevel(logging.WARNING)  # the first use of a SQLite store prints each migration
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
+ANSWER_SECONDS = 3.0  # for a server to answer the first request of a process
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 
 
@@ -30,12 +34,29 @@ def tracking_uri() -> str:
 
 
 def connect() -> None:
-    """Point MLflow (tracking and registry) at `tracking_uri()`."""
+    """Point MLflow (tracking and registry) at `tracking_uri()`. Raises JobError if no server answers there."""
     uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _require_answer(uri)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+
+
+@lru_cache
+def _require_answer(uri: str) -> None:
+    """Knock once per process: a dead server is found in seconds, while later requests wait out a restart."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)  # any answer will do
+            return
+        except requests.RequestException as error:
+            if time.monotonic() > deadline:
+                reason = "no answer" if isinstance(error, requests.Timeout) else "nobody listens there"
+                raise JobError(f"MLflow at {uri}: {reason}; check MLFLOW_TRACKING_URI and the server") from error
+            time.sleep(0.5)
 
 
 @contextmanager

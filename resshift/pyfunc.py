@@ -1,49 +1,141 @@
-"""A saved restorer as an MLflow pyfunc model: the loader module that its MLmodel file names. Needs no MLflow."""
+"""A saved restorer as an MLflow pyfunc model: the loader module that its MLmodel file names. Needs no MLflow.
+
+An image is one of: an encoded file (bytes, or base64 text where JSON carries it), or an array (nested lists in JSON).
+What comes in as a file leaves as a PNG of its kind; what comes in as an array leaves as one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
+from resshift.image_files import decode, decode_mask, encode_png
 from resshift.restorer import Restorer
+
+IMAGE, MASK = "image", "mask"
+_FORMS = "encoded image files (bytes or base64 text) or uint8 arrays (h, w, 3)"
 
 
 class RestorerModel:
-    """What MLflow wraps: `predict` on batches of images."""
+    """What MLflow wraps: `predict` on tables of images, or on batches of images of one size."""
 
     def __init__(self, restorer: Restorer) -> None:
         self.restorer = restorer
 
-    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Restore a batch of images of one size.
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame | np.ndarray:
+        """Restore images.
 
         Args:
-            model_input: uint8 RGB array (B, h, w, 3); for inpainting models (B, h, w, 4), the last channel being the
-                mask, above 127 where the image is unknown.
+            model_input: a table (DataFrame, or mapping of columns) with the column `image` and, for inpainting
+                models, `mask`: encoded files, or arrays, uint8 (or uint16) RGB (h, w, 3) and uint8 (h, w), a mask
+                being bright where the image is unknown. Images of a table may differ in size. Or one uint8 array
+                (B, h, w, 3); for inpainting models (B, h, w, 4), the last channel being the mask.
             params: `seed` (default 0), the same for every image.
 
         Returns:
-            uint8 RGB (B, h * scale, w * scale, 3)
+            For a table: a table with the column `image`, row by row a PNG file (bytes) or an array
+            (h * scale, w * scale, 3), in the form the image came in. For an array: uint8 RGB
+            (B, h * scale, w * scale, 3).
 
         Raises:
-            ValueError: the input is not such an array.
+            ValueError: the input is none of this; a row is named.
         """
-        images = np.asarray(model_input)
+        seed = int((params or {}).get("seed", 0))
+        if isinstance(model_input, pd.DataFrame | Mapping):
+            return self._restore_table(model_input, seed)
+        return self._restore_batch(np.asarray(model_input), seed)
+
+    def _restore_batch(self, images: np.ndarray, seed: int) -> np.ndarray:
         inpaints = self.restorer.denoiser.config.cond_mask
         channels = 4 if inpaints else 3
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != channels or len(images) == 0:
             raise ValueError(
-                f"model_input is {images.dtype} {images.shape}; give a uint8 array (B, h, w, {channels}), B at least 1"
+                f"model_input is {images.dtype} {images.shape}; give a uint8 array (B, h, w, {channels}), B at least "
+                f"1, or a table with the column {IMAGE}: {_FORMS}"
             )
-        seed = int((params or {}).get("seed", 0))
         masks = images[..., 3] if inpaints else [None] * len(images)
-        restored = [
-            self.restorer(image, seed=seed, mask=mask) for image, mask in zip(images[..., :3], masks, strict=True)
-        ]
+        restored = [self.restorer(image, seed, mask) for image, mask in zip(images[..., :3], masks, strict=True)]
         return np.stack(restored)
+
+    def _restore_table(self, table: pd.DataFrame | Mapping[str, Any], seed: int) -> pd.DataFrame:
+        columns = [name for name in (IMAGE, MASK) if name in table]
+        if IMAGE not in columns:
+            raise ValueError(f"model_input lacks the column {IMAGE}; give it with {_FORMS}")
+        images = list(_cells(table[IMAGE]))
+        masks = list(_cells(table[MASK])) if MASK in columns else [None] * len(images)
+        if len(images) != len(masks):
+            raise ValueError(f"there are {len(images)} images and {len(masks)} masks; give as many of both")
+        restored = []
+        for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            try:
+                restored.append(self._restore_cell(image, None if _is_missing(mask) else mask, seed))
+            except ValueError as error:
+                raise ValueError(f"row {row}: {error}") from error
+        has_index = isinstance(table, pd.DataFrame) and len(table) == len(restored)
+        return pd.DataFrame({IMAGE: restored}, index=table.index if has_index else None)
+
+    def _restore_cell(self, image: Any, mask: Any, seed: int) -> bytes | np.ndarray:
+        mask_pixels = None if mask is None else _mask_pixels(mask)
+        data = _file_bytes(image)
+        if data is None:
+            return self.restorer(_pixels(image), seed, mask_pixels)
+        try:
+            loaded = decode(data)
+        except ValueError as error:
+            raise ValueError(f"the {IMAGE} {error}") from error
+        return encode_png(self.restorer(loaded.rgb, seed, mask_pixels), like=loaded)
+
+
+def _cells(column: Any) -> Iterable[Any]:
+    """The cells of a column. MLflow may bring a list of texts as the only cell of a table."""
+    for cell in column:
+        if isinstance(cell, list) and cell and isinstance(cell[0], str | bytes):
+            yield from cell
+        else:
+            yield cell
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and np.isnan(cell))
+
+
+def _file_bytes(cell: Any) -> bytes | None:
+    """The bytes of an encoded file, or None if the cell is an array."""
+    if isinstance(cell, str):
+        try:
+            return base64.b64decode("".join(cell.split()), validate=True)  # MLflow's own has line ends
+        except binascii.Error as error:
+            raise ValueError(f"text is taken for base64, and this is none ({error}); give {_FORMS}") from error
+    return bytes(cell) if isinstance(cell, bytes | bytearray | memoryview) else None
+
+
+def _pixels(cell: Any) -> np.ndarray:
+    """uint8 or uint16 samples; nested lists, as JSON brings them, count as uint8."""
+    if isinstance(cell, np.ndarray) and cell.dtype in (np.uint8, np.uint16):
+        return cell
+    try:
+        samples = np.asarray(cell.tolist() if isinstance(cell, np.ndarray) else cell)
+    except ValueError as error:
+        raise ValueError(f"the rows of an array differ in length; give {_FORMS}") from error
+    if samples.dtype.kind not in "iu" or samples.size == 0 or samples.min() < 0 or samples.max() > 255:
+        raise ValueError(f"holds {samples.dtype} {samples.shape}; give {_FORMS}, samples being whole numbers 0 to 255")
+    return samples.astype(np.uint8)
+
+
+def _mask_pixels(cell: Any) -> np.ndarray:
+    data = _file_bytes(cell)
+    if data is None:
+        return _pixels(cell)
+    try:
+        return decode_mask(data).astype(np.uint8) * 255
+    except ValueError as error:
+        raise ValueError(f"the {MASK} {error}") from error
 
 
 def _load_pyfunc(data_path: str) -> RestorerModel:

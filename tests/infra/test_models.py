@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from infra.errors import UsageError
+from infra import tracking
+from infra.errors import JobError, UsageError
 from infra.models import fetch, register, version_of
+from infra.servers import free_port
 from infra.tracking import start_run
 from resshift.restorer import Restorer
 from resshift.schedule import EtaSchedule
@@ -39,7 +41,8 @@ def test_register_load_and_fetch(bundle, mlflow_store):
     for uri in ("models:/tiny@champion", "models:/tiny/1", str(bundle)):
         assert (fetch(uri) / "denoiser.safetensors").read_bytes() == (bundle / "denoiser.safetensors").read_bytes()
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
-    np.testing.assert_array_equal(loaded.predict(IMAGE)[0], Restorer.load(bundle)(IMAGE[0]))
+    restored = loaded.predict({"image": IMAGE}, params={"seed": 3})
+    np.testing.assert_array_equal(restored["image"][0], Restorer.load(bundle)(IMAGE[0], seed=3))
 
 
 def test_a_second_registration_is_a_second_version(bundle, mlflow_store):
@@ -62,6 +65,24 @@ def test_a_second_registration_is_a_second_version(bundle, mlflow_store):
 def test_what_does_not_exist(uri, expected, mlflow_store):
     with pytest.raises(UsageError, match=expected):
         fetch(uri)
+
+
+@pytest.mark.parametrize("uri", ["models:/tiny@champion", "models:/tiny/1", "runs:/0123/model"])
+def test_a_server_that_is_down_is_one_clear_line(uri, monkeypatch):
+    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(JobError, match="nobody listens there; check MLFLOW_TRACKING_URI and the server"):
+        fetch(uri)
+
+
+def test_a_server_that_goes_down_later_is_one_clear_line(monkeypatch):
+    """The first answer came; what fails afterwards is no reason to say that the model does not exist."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "_require_answer", lambda _: None)
+    with pytest.raises(JobError, match="check MLFLOW_TRACKING_URI and the server"):
+        fetch("models:/tiny@champion")
 
 
 def test_a_run_goes_on_after_a_resume(mlflow_store):
