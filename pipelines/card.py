@@ -7,6 +7,7 @@ distributed), preview.png (a contact sheet of LQ and HQ), rejects.jsonl (every i
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -25,17 +26,20 @@ BARS = "▁▂▃▄▅▆▇█"
 def write_card(url: str, document: dict[str, Any], records: list[CommitRecord]) -> None:
     """Write README.md, preview.png and rejects.jsonl of a finished dataset at `url`."""
     dataset = Dataset(url, document, tuple(records))
-    lines = [
-        json.dumps({"shard": record.shard, "uri": reject.uri, "reason": reject.reason, "detail": reject.detail})
-        for record in records
-        for reject in record.rejects
-    ]
-    storage.write_bytes(storage.join(url, "rejects.jsonl"), "".join(f"{line}\n" for line in lines).encode())
+    write_rejects(url, records)
     samples = list(_first_records(dataset, HISTOGRAM_SAMPLES))
     storage.write_bytes(storage.join(url, "README.md"), _readme(dataset, samples).encode())
     sheet = _contact_sheet(dataset)
     if sheet is not None:
         storage.write_bytes(storage.join(url, "preview.png"), encode_png(sheet))
+
+
+def write_rejects(url: str, records: list[CommitRecord]) -> None:
+    """Write rejects.jsonl: a line for every planned sample of these shards that was left out."""
+    with storage.open_write(storage.join(url, "rejects.jsonl")) as sink:
+        for record in records:
+            for reject in record.rejects:
+                sink.write(f"{json.dumps({'shard': record.shard, **asdict(reject)})}\n".encode())
 
 
 def _first_records(dataset: Dataset, most: int) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,9 @@ from pipelines.pairs import make_pairs
 
 def main(
     recipe: RecipeOption,
-    source: Annotated[str, typer.Option(help="Folder, s3:// prefix, or .txt list of images.", show_default=False)],
+    source: Annotated[
+        str, typer.Option(help="Folder or s3:// prefix of images or tars; .txt or .parquet list.", show_default=False)
+    ],
     out: OutOption,
     overrides: OverridesArgument = None,
     workers: WorkersOption = None,

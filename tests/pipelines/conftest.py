@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.recipe import load_recipe
-from pipelines.shard import committed_shards
+from infra.recipe import Recipe, load_recipe
+from pipelines.dataset import decode_sample
+from pipelines.plan import plan_pairs
+from pipelines.samples import pair_samples
+from pipelines.shard import Reject, committed_shards
 
 SMALL = [
     "shards.hq_size=64",
@@ -27,3 +30,14 @@ def shard_digests(url) -> list[str]:
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def planned_samples(recipe: Recipe, source) -> tuple[dict[str, dict], list[Reject]]:
+    """Every sample of a plan by key, and what was left out; made here, without Ray and without storing anything."""
+    planned = plan_pairs(recipe, str(source), "nowhere")
+    samples, rejects = {}, []
+    for shard in range(planned.plan.num_shards):
+        for members in pair_samples(planned.plan, shard, planned.images_of(shard), rejects):
+            sample = decode_sample("nowhere", members.pop("__key__"), members)
+            samples[sample["key"]] = sample
+    return samples, rejects

@@ -1,0 +1,226 @@
+"""Folders, lists and tars: the same photos in a stable order with a digest; what cannot be a source is one line."""
+
+import io
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from infra import storage
+from infra.errors import UsageError
+from pipelines.source import list_source
+from tests.pipelines.conftest import planned_samples
+
+NAMES = ["astronaut.png", "chelsea.png", "coffee.png"]
+
+
+def listed(uri) -> list[str]:
+    source = list_source(str(uri))
+    return [image.name for image in source.images(np.arange(source.num_images))]
+
+
+def read(uri) -> dict[str, bytes]:
+    """name -> bytes of every image that has no fault."""
+    source = list_source(str(uri))
+    images = source.images(np.arange(source.num_images))
+    return {
+        image.name: storage.read_range(image.url, *image.span) if image.span else storage.read_bytes(image.url)
+        for image in images
+        if image.fault is None
+    }
+
+
+def faults(uri) -> dict[str, tuple[str, str]]:
+    source = list_source(str(uri))
+    images = source.images(np.arange(source.num_images))
+    return {image.name: (image.fault.reason, image.fault.detail) for image in images if image.fault}
+
+
+def write_tar(path, members: list[tuple[str, bytes]]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def data(photos) -> dict[str, bytes]:
+    return {name: (photos / name).read_bytes() for name in NAMES}
+
+
+@pytest.fixture
+def tars(tmp_path, data):
+    folder = tmp_path / "tars"
+    write_tar(folder / "00.tar", [("a.png", data["astronaut.png"]), ("a.json", b"{}"), ("b.png", data["chelsea.png"])])
+    write_tar(folder / "01.tar", [("deep/a.png", data["coffee.png"]), (f"{'long' * 60}.png", data["chelsea.png"])])
+    return folder
+
+
+def test_a_tree_is_listed_in_the_order_of_its_paths(photos, tmp_path):
+    for place in ("b/2.png", "b.png", "a/z.JPG", "a.png", "B.png", "b/notes.md"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "coffee.png", tmp_path / place)
+    assert listed(tmp_path) == ["B.png", "a.png", "a/z.JPG", "b.png", "b/2.png"]
+
+
+def test_the_digest_follows_names_and_sizes(photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    before = list_source(str(folder)).digest
+    assert before == list_source(str(photos)).digest
+    (folder / "coffee.png").write_bytes((folder / "coffee.png").read_bytes() + b"x")
+    longer = list_source(str(folder)).digest
+    (folder / "coffee.png").rename(folder / "tea.png")
+    assert len({before, longer, list_source(str(folder)).digest}) == 3
+
+
+def test_a_folder_on_s3_is_the_same_source(photos, s3):
+    for name in NAMES:
+        storage.upload(photos / name, storage.join(s3, name))
+    assert list_source(s3).digest == list_source(str(photos)).digest
+    assert read(s3) == read(photos)
+
+
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_lists_name_images_in_their_order(kind, photos, tmp_path):
+    uris = [str(photos / "coffee.png"), "near.png", f"file://{photos}/chelsea.png"]
+    shutil.copy(photos / "astronaut.png", tmp_path / "near.png")
+    path = tmp_path / f"list.{kind}"
+    if kind == "txt":
+        path.write_text("\n".join(["# my photos", "", *uris]))
+    else:
+        pq.write_table(pa.table({"width": [1, 2, 3], "caption": ["x", "y", "z"], "uri": uris}), path)
+    assert listed(path) == uris
+    assert list(read(path).values()) == [(photos / name).read_bytes() for name in ("coffee.png", *NAMES[:2])]
+
+
+def test_parquet_without_uri_takes_its_first_strings(photos, tmp_path, s3):
+    table = pa.table({"width": [1], "path": pa.array([str(photos / "coffee.png")], pa.large_string()), "more": ["x"]})
+    pq.write_table(table, tmp_path / "list.parquet")
+    storage.upload(tmp_path / "list.parquet", storage.join(s3, "list.parquet"))
+    assert listed(storage.join(s3, "list.parquet")) == listed(tmp_path / "list.parquet") == [str(photos / "coffee.png")]
+
+
+def test_a_repeated_uri_is_rejected_once_per_sample(photos, recipe, tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.write_text("\n".join(str(photos / name) for name in ("coffee.png", "chelsea.png", "coffee.png")))
+    samples, rejects = planned_samples(recipe, listing)
+    assert len(samples) == 6
+    assert [reject.reason for reject in rejects] == ["duplicate_key"] * 3
+    assert {reject.detail for reject in rejects} == {"row 3 repeats row 1 of the list"}
+
+
+@pytest.mark.parametrize("place", ["folder", "brace", "list", "s3"])
+def test_images_in_tars_are_read_by_their_place(place, tars, data, request, tmp_path):
+    uri = {"folder": tars, "brace": f"{tars}/{{00..01}}.tar", "list": tmp_path / "tars.txt", "s3": ""}[place]
+    if place == "list":
+        uri.write_text("tars/00.tar\ntars/01.tar\n")
+    if place == "s3":
+        uri = request.getfixturevalue("s3")
+        for tar in tars.iterdir():
+            storage.upload(tar, storage.join(uri, tar.name))
+    expected = {
+        "00.tar/a.png": data["astronaut.png"],
+        "00.tar/b.png": data["chelsea.png"],
+        "01.tar/deep/a.png": data["coffee.png"],
+        f"01.tar/{'long' * 60}.png": data["chelsea.png"],
+    }
+    assert read(uri) == expected
+
+
+def test_samples_from_a_tar_are_those_of_a_folder(tars, recipe, tmp_path):
+    folder = tmp_path / "00.tar.unpacked"
+    with tarfile.open(tars / "00.tar") as tar:
+        tar.extractall(folder, filter="data")
+    from_tar, rejects = planned_samples(recipe, tars / "00.tar")
+    assert not rejects
+    assert (
+        sorted(sample["record"]["source"] for sample in from_tar.values())
+        == ["00.tar/a.png"] * 3 + ["00.tar/b.png"] * 3
+    )
+    for sample in from_tar.values():
+        crop = sample["record"]["crop"]
+        photo = np.asarray(Image.open(folder / sample["record"]["source"].removeprefix("00.tar/")))
+        hq = photo[crop["top"] : crop["top"] + 64, crop["left"] : crop["left"] + 64]
+        np.testing.assert_array_equal(sample["hq"], hq[:, ::-1] if sample["record"]["horizontal_flip"] else hq)
+
+
+def test_faults_of_tars(tmp_path, data):
+    members = [
+        ("a.png", data["coffee.png"]),
+        ("a.jpg", b"x"),
+        ("b/a.png", b"y"),
+        ("a.seg.png", b"z"),
+        ("c.png", b"c" * 5000),
+    ]
+    tar = write_tar(tmp_path / "x.tar", members)
+    assert faults(tar) == {
+        "x.tar/a.jpg": ("duplicate_key", "the tar holds a.png of the same key"),
+        "x.tar/a.seg.png": ("duplicate_key", "the tar holds a.png of the same key"),
+    }
+
+
+def bad_parquet(path):
+    pq.write_table(pa.table({"uri": [1, 2]}), path)
+
+
+def cut_tar(path):
+    write_tar(path, [("a.png", b"a" * 5000)]).write_bytes(path.read_bytes()[:3000])
+
+
+def mixed(path):
+    path.mkdir()
+    write_tar(path / "x.tar", [("a.png", b"x")])
+    (path / "b.png").write_bytes(b"y")
+
+
+def latin_name(path):
+    path.mkdir()
+    with open(bytes(path) + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123 (a Path cannot hold it)
+        file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [
+        ("photos", lambda path: None, "does not exist; give a folder"),
+        ("photos", lambda path: path.mkdir(), "holds no image; expected files ending in .jpg"),
+        ("photo.jpg", lambda path: path.write_bytes(b"x"), "is one file; give its folder, or a list"),
+        ("photos", mixed, "holds images and tars; keep one kind"),
+        ("photos", latin_name, r"the name 'caf\udce9.png' is not UTF-8; rename it"),
+        ("list.txt", lambda path: path.write_text("# nothing\n"), "names no image; write one URI per row"),
+        ("list.txt", lambda path: path.write_text("ftp://host/a.png\n"), "scheme 'ftp://' is not supported"),
+        ("list.txt", lambda path: path.write_text("a.png\nb.tar\n"), "names images and 1 tars; make two lists"),
+        ("list.txt", lambda path: path.write_text("b.tar\n"), "b.tar': does not exist; correct its name"),
+        ("list.txt", lambda path: path.write_text("b.tar\nb.tar\n"), "names a tar twice"),
+        ("list.txt", lambda path: path.write_bytes(b"ok.png\n\xff\xfe\n"), "line 2: is not UTF-8 text"),
+        ("list.parquet", lambda path: path.write_bytes(b"x" * 20), "is not a readable Parquet file"),
+        ("list.parquet", bad_parquet, "column 'uri' holds int64; it must hold strings"),
+        (
+            "list.parquet",
+            lambda path: pq.write_table(pa.table({"n": [1]}), path),
+            "no column holds strings (columns: n)",
+        ),
+        (
+            "list.parquet",
+            lambda path: pq.write_table(pa.table({"uri": ["a.png", None]}), path),
+            "row 1: column 'uri' is",
+        ),
+        ("x.tar", lambda path: path.write_bytes(b"no tar" * 200), "is damaged or no tar"),
+        ("x.tar", cut_tar, "is damaged or no tar (unexpected end of data); replace it"),
+        ("x.tar", lambda path: write_tar(path, [("a.json", b"{}")]), "its 1 tars hold no image"),
+        ("{00..01.tar", lambda path: None, "the braces do not match"),
+    ],
+)
+def test_bad_sources_are_one_line(name, make, expected, tmp_path):
+    make(tmp_path / name)
+    with pytest.raises(UsageError, match=re.escape(expected)) as raised:
+        list_source(str(tmp_path / name))
+    assert "\n" not in str(raised.value)
