@@ -8,7 +8,8 @@ from training.autoencoder_task import AutoencoderTask
 from training.checkpoint import Checkpoints
 from training.engine import Processes, grad_norm
 from training.figures import bar_of, sum_over
-from training.loader import BatchLoader
+from training.flops import Utilisation, crop_flops
+from training.loader import BatchLoader, check_processes
 from training.lr import learning_rate
 from training.preemption import Preemption
 from training.tracker import Tracker
@@ -25,6 +26,7 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
     another recipe, JobError when the loss stays non-finite. All processes must call this.
     """
     config = task.config
+    check_processes(task.dataset, task.order, processes)
     checkpoints = Checkpoints(out, processes, task.resolved, config.keep_checkpoints, config.best_metric)
     saved = checkpoints.latest()
     training = AutoencoderTraining(task, out, processes)
@@ -32,6 +34,7 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
         training.load_state_dict(checkpoints.load(saved, training.engines))
     start = saved.step if saved else 0
     figures = training.figures
+    utilisation = Utilisation(crop_flops(task), config.precision, processes)
     validation = AutoencoderValidation(task, processes) if config.validation_samples else None
     tracker.trained_on(task.dataset)
     with (
@@ -51,7 +54,9 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
             bar.advance(1, **figures.glance("loss"))
             step = batch.step + 1
             if config.due(step, config.log_every):
-                tracker.metrics(step, figures.collect(skipped_steps=training.bad_steps.skipped))
+                report = figures.collect(skipped_steps=training.bad_steps.skipped)
+                report["flops_utilisation"] = utilisation(report["samples_per_second"])
+                tracker.metrics(step, report)
             quality = None
             with figures.clock_stopped():
                 if validation is not None and config.due(step, config.validate_every):

@@ -20,7 +20,7 @@ from training.engine import (
 )
 from training.figures import Figures, bar_of
 from training.flops import Utilisation, sample_flops
-from training.loader import BatchLoader
+from training.loader import BatchLoader, check_processes
 from training.loss import DenoisingBatch, DenoisingLoss, denoising_loss
 from training.lr import learning_rate
 from training.preemption import Preemption
@@ -36,6 +36,7 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
     JobError when the loss stays non-finite. All processes must call this.
     """
     config = task.config
+    check_processes(task.dataset, task.order, processes)
     checkpoints = Checkpoints(out, processes, task.resolved, config.keep_checkpoints, config.best_metric)
     saved = checkpoints.latest()
     network = task.build_denoiser()

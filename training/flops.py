@@ -9,7 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from resshift.perceptual import lpips_metric
 from resshift.swin_unet import SwinUNet
 from resshift.vqgan import VQGAN
+from training.autoencoder_loss import AutoencoderPass
+from training.autoencoder_task import AutoencoderTask
 from training.denoiser_task import DenoiserTask
+from training.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from training.engine import Processes, autocast
 from training.figures import sum_over
 from training.loss import DenoisingBatch, denoising_loss
@@ -56,6 +59,33 @@ def dry_step(task: DenoiserTask) -> SwinUNet:
     )
     loss.total.backward()
     return denoiser
+
+
+@torch.random.fork_rng(devices=[])
+def crop_flops(task: AutoencoderTask) -> int:
+    """The same for one crop of VQGAN training, at its dearest: once the discriminator has started."""
+    config, size = task.config, task.config.crop_size
+    perceptual = lpips_metric("vgg").to(META) if config.lpips_weight else None
+    discriminator = None
+    with META:
+        network = AutoencoderPass(VQGAN(task.network))
+        if config.discriminator_weight:
+            discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
+        hq = torch.empty(config.micro_batch_size, 3, size, size)
+    with FlopCounterMode(display=False) as counter:
+        reconstruction, commitment, _, _ = network(hq, quantize=False)
+        loss = (reconstruction - hq).abs().mean() + commitment
+        if perceptual is not None:
+            judged = config.lpips_samples(len(hq))
+            loss = loss + perceptual(reconstruction[:judged], hq[:judged]).mean()
+        if discriminator is not None:
+            loss = loss + generator_loss(discriminator.requires_grad_(False)(reconstruction))
+        loss.backward()
+        if discriminator is not None:
+            both = torch.cat([hq, reconstruction.detach()])
+            real, fake = discriminator.requires_grad_(True)(both).chunk(2)
+            discriminator_loss(real, fake).backward()
+    return int(counter.get_total_flops()) // config.micro_batch_size
 
 
 def meta_batch(task: DenoiserTask, samples: int = 1) -> DenoisingBatch:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.errors import UsageError
 from pipelines.dataset import Dataset
 from training.engine import Processes
 from training.order import SampleOrder
@@ -142,6 +143,17 @@ def read_samples(dataset: Dataset, places: np.ndarray, fields: Collection[str], 
         return [files.reader(int(shard)).sample(int(index), fields) for shard, index in places]
     finally:
         files.close()
+
+
+def check_processes(dataset: Dataset, order: SampleOrder, processes: Processes) -> None:
+    """Raise UsageError if the dataset has fewer shards than there are processes."""
+    try:
+        order.check_processes(processes.world_size)
+    except ValueError as error:
+        raise UsageError(
+            f"dataset '{dataset.url}': {error}; make it with a smaller shards.samples_per_shard, or start fewer "
+            "processes"
+        ) from error
 
 
 def held_out_size(dataset: Dataset, wanted: int) -> int:

@@ -53,7 +53,8 @@ def test_what_a_run_leaves_behind(pairs, tmp_path):
     metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
     expected = {"loss", "l1", "lpips", "commitment", "discriminator", "adversarial", "adversarial_weight",
                 "codebook_usage", "validation_reconstruction_psnr_y",
-                "validation_reconstruction_lpips_alex", "latent_scale"}  # fmt: skip
+                "validation_reconstruction_lpips_alex", "latent_scale",
+                "flops_utilisation", "peak_memory_gib", "data_wait_share"}  # fmt: skip
     assert expected <= metrics.keys()
     assert run_autoencoder_training(recipe, str(pairs), str(tmp_path)).startswith("already trained")
 

@@ -129,12 +129,20 @@ def test_what_a_run_leaves_behind(latents, tmp_path, monkeypatch, capfd):
     assert restored.shape == (20, 28, 3)
     assert json.loads((out / "model" / "recipe.json").read_text())["name"] == "toy"
 
-    logged = mlflow.MlflowClient().get_run(registered["run_id"]).data
-    assert {"loss", "mse", "lpips", "lr", "grad_norm", "samples_per_second", "data_wait_share"} <= logged.metrics.keys()
+    run = mlflow.MlflowClient().get_run(registered["run_id"])
+    logged = run.data
+    expected = {"loss", "mse", "lpips", "lr", "grad_norm", "samples_per_second", "data_wait_share", "peak_memory_gib",
+                "flops_utilisation", "validation_psnr_y", "validation_start_psnr_y", "validation_lpips_alex",
+                "validation_start_lpips_alex"}  # fmt: skip
+    assert expected <= logged.metrics.keys()
+    assert {f"loss_t{t}" for t in range(4)} & logged.metrics.keys()
     assert logged.metrics["lpips"] > 0
     assert logged.metrics["validation_psnr_y"] > 0
     assert logged.params["training.learning_rate"] == "0.001"
     assert len(logged.tags["dataset.digest"]) == 64
+    (trained_on,) = run.inputs.dataset_inputs
+    assert logged.tags["dataset.digest"].startswith(trained_on.dataset.digest)
+    assert json.loads(trained_on.dataset.source)["uri"] == str(latents)
 
     again = run_training(toy_recipe(lpips_weight=0.5), str(latents), str(out))
     assert again == f"already registered: toy version 1 ({out}/model)"
