@@ -6,6 +6,7 @@ stderr, `error: <field>: <value> ...; <remedy>`. `RESSHIFT_DEBUG=1` shows the tr
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -47,8 +48,14 @@ def run(main: Callable[..., Any]) -> None:
         sys.exit(130)
 
 
-def _fail(error: Exception, code: int) -> None:
+def say(error: Exception) -> None:
+    """Print an error for the user: one line, or its traceback if they asked for that."""
     if os.environ.get("RESSHIFT_DEBUG") == "1":
-        raise error
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        traceback.print_exception(error)
+    else:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
+def _fail(error: Exception, code: int) -> None:
+    say(error)
     sys.exit(code)

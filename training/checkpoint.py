@@ -67,6 +67,7 @@ class Checkpoints:
                 saved = whole[-1] if whole else None
                 if saved is not None:
                     refuse_another_recipe(saved, self.recipe)
+                    self._prune(whole)  # what a killed save had no time for
         found: Saved | None = from_main(self.processes, saved)
         return found
 
@@ -170,7 +171,9 @@ class Checkpoints:
                 shutil.rmtree(target, ignore_errors=True)  # at most a damaged one of this step
                 scratch.rename(target)
                 _sync(target.parent)
-        whole = whole_checkpoints(self.url)
+        self._prune(whole_checkpoints(self.url))
+
+    def _prune(self, whole: list[Saved]) -> None:
         best = self._best(whole)
         for old in whole[: -self.keep]:
             if best is None or old.step != best.step:

@@ -1,8 +1,4 @@
-"""DeepSpeed: the process group, the device, and an engine around one network.
-
-Works under any launcher that sets RANK and WORLD_SIZE (torchrun, deepspeed, Slurm's srun through torchrun), and as a
-plain process without one.
-"""
+"""DeepSpeed: the process group, the device, and an engine around one network, under any launcher or none."""
 
 import atexit
 import logging
@@ -13,15 +9,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import rendezvous
 
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from training.config import OptimizationConfig
+from training.launch import translate_slurm
 from training.optimizer import GuardedAdamW
+
+PATIENCE = timedelta(minutes=10)
 
 Network = TypeVar("Network", bound=nn.Module)
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -44,26 +45,44 @@ class Processes:
         return self.rank == 0
 
 
+def world_size() -> int:
+    """Processes of the run this one belongs to, as its launcher says."""
+    translate_slurm()
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+@cache
 def join_processes() -> Processes:
     """Join the process group that the launcher describes, or form a group of one; left when the process ends."""
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    size = world_size()
+    rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
     os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed insists on it
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(local_rank)
+        local_gpu = local_rank % torch.cuda.device_count()  # Slurm may show each process its own GPU alone
+        torch.cuda.set_device(local_gpu)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it goes looking, and talks about it
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    device = torch.device("cuda", local_gpu) if on_gpu else torch.device("cpu")
     if not dist.is_initialized():
-        backend = "nccl" if on_gpu else "gloo"
-        if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timedelta(minutes=10))
-        else:  # an in-memory store needs no free port
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = meeting_store()
+        dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     control = dist.new_group(backend="gloo") if on_gpu else None  # agreements must not queue behind the GPU's work
-    return Processes(rank, world_size, local_rank, device, control)
+    return Processes(rank, size, local_rank, device, control)
+
+
+@cache
+def meeting_store() -> dist.Store:
+    """Where the processes of the run find one another. Raises JobError if the first one does not answer."""
+    if world_size() == 1:
+        return dist.HashStore()  # in memory: needs no free port
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    except (dist.DistError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise JobError(f"MASTER_ADDR: the first process does not answer at {where} ({error})") from error
+    return store
 
 
 def barrier(processes: Processes) -> None:

@@ -7,6 +7,8 @@ import typer
 from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, run
 from infra.recipe import load_recipe
 from training.autoencoder_run import run_autoencoder_training
+from training.launch import LocalRankOption
+from training.one_voice import one_voice
 
 
 def main(
@@ -15,9 +17,11 @@ def main(
     out: OutOption,
     overrides: OverridesArgument = None,
     dry_run: DryRunOption = False,
+    local_rank: LocalRankOption = None,
 ) -> None:
     """Train the VQGAN of a recipe on the HQ images of pair shards. The same command resumes."""
-    summary = run_autoencoder_training(load_recipe(recipe, overrides), data, out, dry_run)
+    with one_voice():
+        summary = run_autoencoder_training(load_recipe(recipe, overrides), data, out, dry_run)
     if summary:
         print(summary)
 

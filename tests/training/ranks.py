@@ -81,6 +81,8 @@ def start(
             args=(str(TRAINING / f"{module}.py"), [str(argument) for argument in arguments], str(output), str(errors),
                   {**inherited, **environment}, (fates or {}).get(number), limit_bytes),
         )  # fmt: skip
+        for log in (output, errors):
+            log.touch()
         process.start()
         started.append(Rank(process, output, errors))
     return started

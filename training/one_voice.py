@@ -1,0 +1,122 @@
+"""What goes wrong is said once, and nobody waits for a process that has given up.
+
+With one process nothing is needed. With several, the first that fails claims the failure in the store the processes met
+in, says its one line, and leaves when the others know. The others leave silently with the same exit code: at once if
+they fail as well (the collective they are in breaks), and otherwise some seconds later, from whatever they are in.
+"""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch.distributed as dist
+
+from infra.cli import EXIT_FAILED, EXIT_USAGE, say
+from infra.errors import JobError, UsageError
+from training.engine import Processes, join_processes, meeting_store, world_size
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0  # to end on its own, with files closed and the MLflow run marked as failed
+FAREWELL_SECONDS = 5.0
+LONGEST_EXPORT_SECONDS = 2 * 3600.0
+
+CLAIM, FAILED, FINISHED = "claim", "failed", "finished"
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Around the work of a command that may run as several processes. Ends the process on an error for the user."""
+    if world_size() == 1:
+        yield
+        return
+    room = _Room(join_processes(), meeting_store().clone())  # type: ignore[attr-defined]
+    threading.Thread(target=room.watch, name="watch", daemon=True).start()
+    try:
+        yield
+        room.finish()
+    except (UsageError, JobError) as error:
+        room.fail(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED, error, say)
+    except Exception as error:  # a bug of ours, or a collective that broke because another process had failed
+        room.fail(EXIT_FAILED, error, traceback.print_exception)
+    finally:
+        room.closed.set()
+
+
+class _Room:
+    """The store, as far as failing and finishing go. It lives in the main process, or in torchrun."""
+
+    def __init__(self, processes: Processes, store: dist.Store) -> None:
+        self.processes, self.store = processes, dist.PrefixStore("one-voice", store)
+        self.closed = threading.Event()
+        self.code: int | None = None
+        """Exit code of a failure that another process has told about."""
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+
+    def fail(self, code: int, error: Exception, explain: Callable[[Exception], None]) -> NoReturn:
+        """End this process; `explain` what is wrong if no other has failed before."""
+        self.closed.set()  # from here on this process leaves by itself
+        try:
+            own = str(self.processes.rank)
+            if self.code is None and self.store.compare_set(CLAIM, "", own).decode() == own:
+                explain(error)
+                self._tell(FAILED, str(code))
+            else:
+                self._hears(FAILED, FAREWELL_SECONDS)
+        except dist.DistError:  # the main process has gone without a word, so what is known here is worth saying
+            if self.code is None:
+                explain(error)
+        sys.exit(code if self.code is None else self.code)
+
+    def finish(self) -> None:
+        """All leave together, so that a failure of the main process in its last work reaches everybody."""
+        if self.processes.is_main:
+            self._tell(FINISHED, "")
+        else:
+            self._hears(FINISHED, LONGEST_EXPORT_SECONDS)
+
+    def watch(self) -> None:
+        """Leave, from whatever this process is in, a while after another has failed."""
+        while not self.closed.wait(POLL_SECONDS):
+            try:
+                failed = self._heard(FAILED)
+            except dist.DistError:  # whoever kept the store is gone
+                failed = True
+            if failed:
+                if not self.closed.wait(GRACE_SECONDS):
+                    os._exit(EXIT_FAILED if self.code is None else self.code)
+                return
+
+    def _tell(self, key: str, value: str) -> None:
+        """Let all processes know, and wait until they do, but not for one that is gone."""
+        with self._lock:
+            self._known.add(key)
+            self.store.set(key, value)
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while self.store.add(f"{key}-heard", 0) < self.processes.world_size - 1 and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 4)
+
+    def _hears(self, key: str, seconds: float) -> bool:
+        """Wait until another process tells `key`."""
+        deadline = time.monotonic() + seconds
+        while not self._heard(key):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS / 4)
+        return True
+
+    def _heard(self, key: str) -> bool:
+        if not self.store.check([key]):
+            return False
+        with self._lock:
+            if key not in self._known:
+                self._known.add(key)
+                if key == FAILED:
+                    self.code = int(self.store.get(key))
+                self.store.add(f"{key}-heard", 1)
+        return True
