@@ -154,10 +154,8 @@ def test_sigterm_to_torchrun(options, tmp_path):
 @pytest.mark.faults
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_checkpoint(options, tmp_path):
     whole, full = tmp_path / "whole", tmp_path / "full"
-    bigger = [
-        "denoiser.model_channels=64",
-        "training.zero_stage=1",
-    ]  # than the tracking store, which must go on growing
+    # The network is larger than the tracking store, which must be able to grow.
+    bigger = ["denoiser.model_channels=64", "training.zero_stage=1"]
     run_ranks("train", [*options, whole, *bigger], tmp_path, ranks=2)
     dying = {0: Fate("saved", 3), 1: Fate("saved", 3)}
     wait(start("train", [*options, full, *bigger], tmp_path, ranks=2, fates=dying))
