@@ -5,13 +5,15 @@
 
 import logging
 import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from infra.errors import JobError, UsageError
 
@@ -34,6 +36,7 @@ def cluster(workers: int | None = None) -> Iterator[Cluster]:
     if started_here:
         address = os.environ.get("RAY_ADDRESS")
         options: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
+        _check_address(address)
         try:
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
         except ConnectionError as error:
@@ -47,6 +50,23 @@ def cluster(workers: int | None = None) -> Iterator[Cluster]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Ray tries for minutes to reach a cluster that is not there; a person wants to know within seconds."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return  # "auto", "local" or a URL, which Ray looks up quickly itself
+    for attempt in range(3):
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if attempt == 2:
+                raise JobError(
+                    f"RAY_ADDRESS {address}: no Ray cluster answers there; start one or unset RAY_ADDRESS"
+                ) from error
+            time.sleep(1)
 
 
 def run_bounded(submit: Callable[[Any], "ray.ObjectRef[Any]"], jobs: Iterable[Any], at_once: int) -> Iterator[Any]:
@@ -69,3 +89,8 @@ def _result(reference: "ray.ObjectRef[Any]") -> Any:
         if isinstance(error.cause, UsageError | JobError):
             raise error.cause from None  # the one line for the user, without the worker's traceback around it
         raise
+    except (WorkerCrashedError, NodeDiedError, ActorDiedError, OutOfMemoryError) as error:
+        raise JobError(
+            f"a worker died again and again ({type(error).__name__}: {str(error).splitlines()[0]}); what is finished "
+            "is kept: mend the node (mostly its memory) and run the same command again"
+        ) from error

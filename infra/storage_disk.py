@@ -92,6 +92,4 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise JobError(f"{path}: {error.strerror}; free some space and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise JobError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-        raise
+        raise JobError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error

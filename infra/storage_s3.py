@@ -51,7 +51,12 @@ def client(url: str) -> Any:
     bucket, key = bucket_and_key(url)
     if (os.getpid(), bucket) not in _met:
         hasty = boto3.session.Session().client("s3", config=FIRST_CONTACT)
-        hasty.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        try:
+            hasty.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        except ClientError as error:
+            if status_of(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
+                raise JobError(f"{url}: no S3 server answers at {endpoint()}; check AWS_ENDPOINT_URL") from error
+            raise
         _met.add((os.getpid(), bucket))
     return _client(os.getpid())
 
