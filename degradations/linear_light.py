@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from degradations.arrays import to_float32
 from degradations.normal import standard_normal
-from degradations.seeding import generator
 
 Image = NDArray[np.float32]
 
@@ -39,7 +38,7 @@ def sensor_noise(image: Image, shot: float, read: float, seed: int) -> Image:
     if shot < 0 or read < 0:
         raise ValueError(f"shot is {shot} and read is {read}; neither may be negative")
     image = to_float32(image)
-    noise = standard_normal(image.shape, generator(seed))
+    noise = standard_normal(image.shape, seed)
     noise *= np.sqrt(np.maximum(image, 0) * np.float32(shot) + np.float32(read**2))
     noise += image
     return np.clip(noise, 0, 255, out=noise)

@@ -13,18 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from degradations.compiled import look_up
+from degradations.seeding import random_words
+
 _SLICES = 1 << 16
 
 
-def standard_normal(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+def standard_normal(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     """N(0, 1) values of `shape`, 16 random bits each."""
-    size = int(np.prod(shape))
-    words = rng.bit_generator.random_raw((size + 3) // 4).view(np.uint16)[:size]
-    return np.take(_slice_means(), words.astype(np.intp)).reshape(shape)
+    out = np.empty(shape, np.float32)
+    look_up(slice_means(), slices(out.size, seed), out.reshape(-1))
+    return out
+
+
+def slices(size: int, seed: int) -> NDArray[np.uint16]:
+    """Random slice numbers (size,)."""
+    return random_words(seed, (size + 3) // 4).view(np.uint16)[:size]
 
 
 @lru_cache(maxsize=1)
-def _slice_means() -> NDArray[np.float32]:
+def slice_means() -> NDArray[np.float32]:
+    """What each slice stands for, (65536,)."""
     edges = ndtri(np.arange(_SLICES + 1) / _SLICES)
     density = np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi)
     means = (density[:-1] - density[1:]) * _SLICES  # E[Z | a < Z < b] = (φ(a) - φ(b)) / P(a < Z < b)

@@ -17,24 +17,6 @@ _SLOTS = 256
 MAX_PHOTONS = 256  # counts of a rate up to 256 fit 256 slots with 8 standard deviations to either side
 
 
-def poisson_offsets(levels: NDArray[np.uint8], photons: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Counts for the rates `levels` · `photons` / 255, less `first_counts(photons)[levels]`; shaped like `levels`."""
-    words = rng.bit_generator.random_raw((levels.size + 1) // 2).view(np.uint32)[: levels.size].reshape(levels.shape)
-    slot = words.astype(np.uint8)
-    index = levels.astype(np.uint16)
-    index <<= 8
-    index |= slot
-    entry = np.take(_alias_table(photons), index.astype(np.intp))
-    # Chooses slot where the word's upper 24 bits are below the threshold, else alias, without a branch: the mask is
-    # 0xff or 0. Comparing whole words lets the low bytes break ties, of which there is one in 2^24.
-    own = np.negative((words < entry).view(np.uint8))
-    alias = entry.astype(np.uint8)
-    slot ^= alias
-    slot &= own
-    slot ^= alias
-    return slot
-
-
 @lru_cache(maxsize=16)
 def first_counts(photons: int) -> NDArray[np.int64]:
     """The count each rate's first slot stands for, (256,)."""
@@ -43,7 +25,7 @@ def first_counts(photons: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=16)
-def _alias_table(photons: int) -> NDArray[np.uint32]:
+def alias_table(photons: int) -> NDArray[np.uint32]:
     """(256 levels x 256 slots,) words of threshold << 8 | alias; built for all rates at once, poorest slot first."""
     counts = first_counts(photons)[:, None] + np.arange(_SLOTS)
     rates = _rates(photons)[:, None]

@@ -10,20 +10,27 @@ Legend: H, W source size; h, w target size; images float32 (H, W, C).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from degradations.arrays import to_float32
+from degradations.compiled import apply_band, gather_band
 
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 RESIZE_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 _CV2_MODE = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 Image = NDArray[np.float32]
+
+
+class Band(NamedTuple):
+    """A map along one axis: output i is Σ_t weights[i, t] source[start[i] + t]; start (n,), weights (n, taps)."""
+
+    start: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
 
 def resize(image: Image, height: int, width: int, mode: ResizeMode) -> Image:
@@ -33,7 +40,7 @@ def resize(image: Image, height: int, width: int, mode: ResizeMode) -> Image:
     if image.shape[:2] == (height, width):
         return image.copy()
     if mode == "area":
-        return _apply_weights(image, _pooling_weights(image.shape[0], height), _pooling_weights(image.shape[1], width))
+        return _apply_bands(image, _pooling_band(image.shape[0], height), _pooling_band(image.shape[1], width))
     return to_float32(cv2.resize(image, (width, height), interpolation=_CV2_MODE[mode]))
 
 
@@ -63,51 +70,48 @@ def matlab_bicubic(image: Image, scale: float) -> Image:
     if not scale > 0:
         raise ValueError(f"scale is {scale}; it must be positive")
     image = to_float32(image)
-    return _apply_weights(image, _matlab_weights(image.shape[0], scale), _matlab_weights(image.shape[1], scale))
+    return _apply_bands(image, _matlab_band(image.shape[0], scale), _matlab_band(image.shape[1], scale))
 
 
-def _apply_weights(image: Image, rows: csr_array, columns: csr_array) -> Image:
-    """`rows` (h, H) and `columns` (w, W) applied along the two axes. Transposing keeps both products on long rows."""
-    channels = image.shape[2]
-
-    def along_first(weights: csr_array, source: Image) -> Image:
-        flat = weights @ source.reshape(source.shape[0], -1)
-        return flat.reshape(weights.shape[0], source.shape[1], channels)
-
-    out = along_first(columns, _transposed(along_first(rows, image)))
-    return _transposed(out)
+def _along_first(image: Image, band: Band) -> Image:
+    out = np.empty((len(band.start), *image.shape[1:]), np.float32)
+    apply_band(image.reshape(len(image), -1), band.start, band.weights, out.reshape(len(out), -1))
+    return out
 
 
 def _transposed(image: Image) -> Image:
     return to_float32(cv2.transpose(image)).reshape(image.shape[1], image.shape[0], image.shape[2])
 
 
+def _apply_bands(image: Image, rows: Band, columns: Band) -> Image:
+    """`rows` (H -> h) and `columns` (W -> w) applied along the two axes; transposed so that both run over long rows."""
+    return _transposed(_along_first(_transposed(_along_first(image, rows)), columns))
+
+
 @lru_cache(maxsize=4096)
-def _pooling_weights(source: int, target: int) -> csr_array:
+def _pooling_band(source: int, target: int) -> Band:
     i = np.arange(target)
     start = i * source // target
     length = -(-(i + 1) * source // target) - start
-    indptr = np.concatenate([[0], np.cumsum(length)])
-    columns = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - start, length)
-    values = np.repeat(1.0 / length, length).astype(np.float32)
-    return csr_array((values, columns, indptr), shape=(target, source))
+    taps = int(length.max())
+    first = np.minimum(start, source - taps)
+    position = first[:, None] + np.arange(taps)
+    inside = (position >= start[:, None]) & (position < (start + length)[:, None])
+    return Band(first, np.where(inside, 1 / length[:, None], 0).astype(np.float32))
 
 
 @lru_cache(maxsize=256)
-def _matlab_weights(source: int, scale: float) -> csr_array:
+def _matlab_band(source: int, scale: float) -> Band:
     target = int(np.ceil(source * scale))
     stretch = min(scale, 1.0)  # shrinking widens the kernel: that is the antialiasing
     support = 4.0 / stretch
     centre = (np.arange(target) + 0.5) / scale - 0.5
-    first = np.floor(centre - support / 2).astype(int) + 1
-    taps = int(np.ceil(support)) + 1
-    index = first[:, None] + np.arange(taps)
+    first = np.floor(centre - support / 2).astype(np.int64) + 1
+    index = first[:, None] + np.arange(int(np.ceil(support)) + 1)
     weight = _cubic((centre[:, None] - index) * stretch)
     weight /= weight.sum(axis=1, keepdims=True)
     period = np.concatenate([np.arange(source), np.arange(source)[::-1]])  # symmetric border, edge pixel repeated
-    index = period[index % (2 * source)]
-    rows = np.repeat(np.arange(target), taps)
-    return csr_array((weight.ravel().astype(np.float32), (rows, index.ravel())), shape=(target, source))
+    return Band(*gather_band(period[index % (2 * source)], weight, source))
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
+
+from degradations.compiled import sfc64_words
 
 SEED_BITS = 53  # seeds survive a trip through JSON readers that only know doubles
 
@@ -24,6 +27,14 @@ def sample_generator(seed: int, key: str, variant: int) -> np.random.Generator:
 def draw_seed(rng: np.random.Generator) -> int:
     """A seed for one step, to be written into the record."""
     return int(rng.random() * (1 << SEED_BITS))
+
+
+def random_words(seed: int, count: int) -> NDArray[np.uint64]:
+    """The first `count` words of 64 bits of `generator(seed)`."""
+    state = generator(seed).bit_generator.state["state"]["state"]
+    words = np.empty(count, np.uint64)
+    sfc64_words(state, words)
+    return words
 
 
 class _HashedSeed(ISeedSequence):

@@ -255,9 +255,8 @@ Step = Annotated[
 ]
 
 
-def apply_steps(hq: NDArray[np.uint8], steps: tuple[Step, ...]) -> NDArray:
-    """Runs `hq` (H, W, 3) through `steps`, in order."""
-    image: NDArray = hq
+def apply_steps(image: NDArray, steps: tuple[Step, ...]) -> NDArray:
+    """Runs `image` (H, W, 3), uint8 or float32 gray levels, through `steps`, in order."""
     for step in steps:
         image = step.apply(image)
     return image

@@ -2,7 +2,8 @@
 
 Usable in any `A.Compose`, seeded by it, and serialisable with albumentations' own `to_dict` / `from_dict`. Images are
 RGB (H, W, 3), uint8 in 0..255 or float32 in 0..1, and come back in the type they came in. `RandomRescale` and `Degrade`
-change the size of the image, so put them after whatever needs image and mask to match.
+change the size of the image alone, so put them after whatever needs image and mask to match. Shake, defocus and sensor
+noise are in `camera_transforms`, masks in `mask_transforms`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import albumentations as A
 import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import AfterValidator, TypeAdapter
 
 from degradations.arrays import to_float32, to_uint8
 from degradations.builder import build
@@ -30,26 +31,28 @@ from degradations.sections import (
     sums_to_one,
 )
 from degradations.seeding import draw_seed
-from degradations.steps import Blur, GaussianNoise, Jpeg, PoissonNoise, Rescale, SincKernel, Step
+from degradations.steps import Blur, GaussianNoise, Jpeg, PoissonNoise, Rescale, SincKernel, Step, apply_steps
 
 _FIRST = TRAINING["first"]
 _BLUR = _FIRST["blur"]
+_STEPS = TypeAdapter(tuple[Step, ...])
 
 
 class StepTransform(A.ImageOnlyTransform):
-    """A transform that draws one step and applies it."""
+    """A transform that draws steps and applies them. What it drew stands in `params["steps"]`, as plain values."""
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator) -> Step:
-        """The step, every parameter drawn from `rng`."""
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
+        """The steps, every parameter drawn from `rng`."""
 
     def get_params(self) -> dict[str, Any]:
-        return {"step": self.draw(self.random_generator)}
+        return {"steps": [step.model_dump(mode="json") for step in self.draw(self.random_generator)]}
 
-    def apply(self, img: NDArray, step: Step, **params: Any) -> NDArray:
+    def apply(self, img: NDArray, steps: list[dict[str, Any]], **params: Any) -> NDArray:
+        parsed = _STEPS.validate_python(steps)
         if img.dtype == np.uint8:
-            return to_uint8(step.apply(img))
-        out = to_float32(step.apply(to_float32(img) * np.float32(255)))
+            return to_uint8(apply_steps(img, parsed))
+        out = to_float32(apply_steps(to_float32(img) * np.float32(255), parsed))
         return np.clip(out / np.float32(255), 0, 1)
 
 
@@ -82,7 +85,7 @@ class KernelBlur(StepTransform):
         self.generalized_beta_range = generalized_beta_range
         self.plateau_beta_range = plateau_beta_range
 
-    def draw(self, rng: np.random.Generator) -> Step:
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
         section = BlurSection(
             size_range=self.size_range,
             kind_prob=self.kind_prob,
@@ -91,7 +94,7 @@ class KernelBlur(StepTransform):
             generalized_beta_range=self.generalized_beta_range,
             plateau_beta_range=self.plateau_beta_range,
         )
-        return Blur(kernel=draw_kernel(rng, section))
+        return (Blur(kernel=draw_kernel(rng, section)),)
 
 
 class SincBlur(StepTransform):
@@ -111,8 +114,8 @@ class SincBlur(StepTransform):
         self.size_range = size_range
         self.cutoff_range = cutoff_range
 
-    def draw(self, rng: np.random.Generator) -> Step:
-        return Blur(kernel=SincKernel(size=odd(rng, self.size_range), cutoff=uniform(rng, self.cutoff_range)))
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
+        return (Blur(kernel=SincKernel(size=odd(rng, self.size_range), cutoff=uniform(rng, self.cutoff_range))),)
 
 
 class RandomRescale(StepTransform):
@@ -132,10 +135,10 @@ class RandomRescale(StepTransform):
         self.resize_prob = resize_prob
         self.resize_range = resize_range
 
-    def draw(self, rng: np.random.Generator) -> Step:
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
         low, high = self.resize_range
         bounds = {"up": (1.0, max(1.0, high)), "down": (min(1.0, low), 1.0), "keep": (1.0, 1.0)}
-        return Rescale(factor=uniform(rng, bounds[pick(rng, self.resize_prob)]), mode=one_of(rng, RESIZE_MODES))
+        return (Rescale(factor=uniform(rng, bounds[pick(rng, self.resize_prob)]), mode=one_of(rng, RESIZE_MODES)),)
 
 
 class AddGaussianNoise(StepTransform):
@@ -155,9 +158,9 @@ class AddGaussianNoise(StepTransform):
         self.sigma_range = sigma_range
         self.gray_prob = gray_prob
 
-    def draw(self, rng: np.random.Generator) -> Step:
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
         sigma = uniform(rng, self.sigma_range)
-        return GaussianNoise(sigma=sigma, gray=happens(rng, self.gray_prob), seed=draw_seed(rng))
+        return (GaussianNoise(sigma=sigma, gray=happens(rng, self.gray_prob), seed=draw_seed(rng)),)
 
 
 class AddPoissonNoise(StepTransform):
@@ -177,9 +180,9 @@ class AddPoissonNoise(StepTransform):
         self.scale_range = scale_range
         self.gray_prob = gray_prob
 
-    def draw(self, rng: np.random.Generator) -> Step:
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
         scale = uniform(rng, self.scale_range)
-        return PoissonNoise(scale=scale, gray=happens(rng, self.gray_prob), seed=draw_seed(rng))
+        return (PoissonNoise(scale=scale, gray=happens(rng, self.gray_prob), seed=draw_seed(rng)),)
 
 
 class JpegCompression(StepTransform):
@@ -192,8 +195,8 @@ class JpegCompression(StepTransform):
         super().__init__(p=p)
         self.quality_range = quality_range
 
-    def draw(self, rng: np.random.Generator) -> Step:
-        return Jpeg(quality=integer(rng, self.quality_range))
+    def draw(self, rng: np.random.Generator) -> tuple[Step, ...]:
+        return (Jpeg(quality=integer(rng, self.quality_range)),)
 
 
 class Degrade(A.ImageOnlyTransform):

@@ -10,7 +10,8 @@ from scipy.stats import poisson as poisson_distribution
 
 from degradations import blur, jpeg, kernels, noise
 from degradations.arrays import to_uint8
-from degradations.poisson import _alias_table, first_counts
+from degradations.compiled import quantize
+from degradations.poisson import alias_table, first_counts
 
 images = st.builds(
     lambda height, width, seed: np.random.default_rng(seed).uniform(0, 255, (height, width, 3)).astype(np.float32),
@@ -85,8 +86,10 @@ def test_poisson_noise_has_the_variance_of_photon_counts(photo):
 
 def test_photons_at_white_is_the_next_power_of_two():
     for distinct, photons in ((1, 1), (2, 2), (3, 4), (129, 256), (256, 256)):
-        levels = np.arange(distinct, dtype=np.uint8).reshape(1, -1, 1)
-        assert noise.photons_at_white(levels) == photons
+        assert noise.photons_at_white(distinct) == photons
+    levels = np.empty(6, np.uint8)
+    assert quantize(np.array([-3, 0.5, 1.5, 2.4, 300, 255], dtype=np.float32), levels) == 3
+    assert levels.tolist() == [0, 0, 2, 2, 255, 255]
 
 
 @given(image=images, quality=st.integers(1, 100))
@@ -111,8 +114,8 @@ def test_jpeg_is_420_and_gets_worse_with_lower_quality(photo):
 
 
 @pytest.mark.parametrize("photons", [1, 16, 256])
-def test_the_alias_table_holds_the_poisson_probabilities(photons):
-    table = _alias_table(photons).reshape(256, 256)
+def test_thealias_table_holds_the_poisson_probabilities(photons):
+    table = alias_table(photons).reshape(256, 256)
     threshold, alias = (table >> 8) / 2**24, table & 255
     drawn = threshold / 256
     for slot in range(256):

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 from degradations import transforms as T
+from degradations.camera_transforms import AddSensorNoise, CameraShake, Defocus
+from degradations.mask_transforms import TakeAway
 
 ALL = [
+    CameraShake(p=1),
+    Defocus(p=1),
+    AddSensorNoise(p=1),
+    TakeAway(p=1),
     T.KernelBlur(p=1),
     T.SincBlur(p=1),
     T.RandomRescale(p=1),
@@ -42,6 +48,32 @@ def test_float_images_stay_float_in_0_1(transform, photo):
     assert out.max() > 0.5
 
 
+@pytest.mark.parametrize("transform", ALL, ids=lambda t: type(t).__name__)
+def test_what_was_drawn_replays_from_json(transform, photo):
+    made = A.ReplayCompose([transform])(image=photo)
+    again = A.ReplayCompose.replay(json.loads(json.dumps(made["replay"])), image=photo)
+    np.testing.assert_array_equal(again["image"], made["image"])
+
+
+def test_masks_follow_image_and_mask(photo):
+    pipeline = A.Compose([A.HorizontalFlip(p=1), TakeAway(p=1, kind_prob={"box": 1}), A.VerticalFlip(p=1)], seed=2)
+    before = np.zeros((256, 256), np.uint8)
+    before[:4] = 1
+    out = pipeline(image=photo, mask=before)
+    fresh = np.flipud(out["mask"]) - before
+    assert before[5:].sum() == 0  # the mask handed in is left alone
+    assert (out["mask"][-4:] == 1).all()  # and what it said stays
+    assert 0 < fresh.mean() < 1
+    np.testing.assert_array_equal(np.flipud(out["image"])[fresh == 1], 0)
+    np.testing.assert_array_equal(np.flipud(out["image"])[fresh == 0], photo[:, ::-1][fresh == 0])
+
+
+def test_blurs_leave_a_mask_alone(photo):
+    mask = np.eye(256, dtype=np.uint8)
+    pipeline = A.Compose([CameraShake(p=1), Defocus(p=1), T.KernelBlur(p=1), AddSensorNoise(p=1)], seed=1)
+    np.testing.assert_array_equal(pipeline(image=photo, mask=mask)["mask"], mask)
+
+
 def test_they_combine_with_albumentations_own(photo):
     pipeline = A.Compose([A.HorizontalFlip(p=1), T.KernelBlur(p=1), T.JpegCompression(p=1), T.Degrade(scale=2)], seed=5)
     assert pipeline(image=photo)["image"].shape == (128, 128, 3)
@@ -53,6 +85,9 @@ def test_they_combine_with_albumentations_own(photo):
         (lambda: T.JpegCompression(quality_range=(95, 30)), "upside down"),
         (lambda: T.RandomRescale(resize_prob={"up": 0.5, "down": 0.6}), "must sum to 1"),
         (lambda: T.KernelBlur(size_range=(4, 8)), "kernel sizes must be odd"),
+        (lambda: CameraShake(length_range=(0, 4)), "the lower end must be above 0"),
+        (lambda: TakeAway(kind_prob={"box": 0.5}), "the probabilities sum to 0.5; they must sum to 1"),
+        (lambda: TakeAway(box={"mrgin": 3}), r"box\.mrgin"),
         (lambda: T.Degrade("nothing"), "degradation.name is 'nothing'"),
     ],
 )
