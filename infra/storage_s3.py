@@ -32,9 +32,9 @@ MAX_PARTS = 10_000
 BODY_ATTEMPTS = 4
 
 # A first contact fails within seconds when nobody is there; later requests may wait out a restart of the server.
-FIRST_CONTACT = Config(retries={"mode": "standard", "total_max_attempts": 3}, connect_timeout=4, read_timeout=6)
+FIRST_CONTACT = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=3, read_timeout=4)
 LATER = Config(
-    retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=5, read_timeout=20, max_pool_connections=16
+    retries={"mode": "standard", "total_max_attempts": 6}, connect_timeout=5, read_timeout=20, max_pool_connections=16
 )
 
 

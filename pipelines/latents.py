@@ -2,37 +2,28 @@
 
 Latents are raw (neither scaled nor quantised) float16. The autoencoder itself travels with the dataset, and its
 fingerprint stands in the plan, so that nobody has to guess later what encoded them.
+
+Two stages scale by themselves: tasks that read, decode, pack and upload (pipelines.latents_shard), and encoders, one on
+every GPU or CPU core (pipelines.latents_encoder). A bounded number of batches waits between them.
 """
 
 import tempfile
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-import torch
-from ray.util import ActorPool
 
 from infra import storage
-from infra.cluster import cluster
+from infra.cluster import Cluster, cluster, run_bounded
 from infra.errors import UsageError
 from infra.progress import progress
 from infra.recipe import Recipe, digest
 from pipelines.autoencoder import AUTOENCODER_FILES, AUTOENCODER_FOLDER, AutoencoderConfig, local_autoencoder
 from pipelines.card import write_card
-from pipelines.dataset import SCHEMA_VERSION, Dataset, freeze_plan, iter_shard, open_dataset
-from pipelines.shard import (
-    CommitRecord,
-    clear_leftovers,
-    committed_shards,
-    encode_json,
-    encode_npy,
-    encode_png,
-    make_shard,
-)
-from resshift.images import image_to_tensor, upscale_lq
+from pipelines.dataset import SCHEMA_VERSION, Dataset, freeze_plan, open_dataset
+from pipelines.latents_encoder import Encoder
+from pipelines.latents_shard import make_latent_shard
+from pipelines.shard import CommitRecord, clear_leftovers, committed_shards
 from resshift.weights import fingerprint, load_vqgan
 
 PREPROCESSING = "RGB uint8 / 127.5 - 1; LQ enlarged to HQ size by bicubic interpolation; latent before quantisation"
@@ -59,23 +50,50 @@ def make_latents(recipe: Recipe, pairs: str, out: str, workers: int | None = Non
         if todo:
             for name in AUTOENCODER_FILES:
                 storage.upload(weights / name, storage.join(out, AUTOENCODER_FOLDER, name))
-            with cluster(workers) as ray_cluster:
-                num_gpus = 1 if ray_cluster.num_gpus else 0
-                actors = ray_cluster.num_gpus or min(ray_cluster.num_workers, len(todo))
-                actor_class = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=3, max_task_retries=3)(_Encoder)
-                encoders = [
-                    actor_class.remote(str(weights), config, dataset, out)
-                    for _ in range(min(actors, workers or actors))
-                ]
-                already = sum(record.num_samples for record in done.values())
-                with progress("latents", total=dataset.num_samples, unit="pairs", initial=already) as bar:
-                    shards = ActorPool(encoders).map_unordered(lambda actor, shard: actor.encode.remote(shard), todo)
-                    for record in shards:
-                        done[record.shard] = record
-                        bar.advance(record.num_samples)
-    clear_leftovers(out, done.values())
-    write_card(out, document, [done[shard] for shard in range(len(dataset.shards))])
-    return f"{dataset.num_samples} latents in {len(dataset.shards)} shards ({len(todo)} made now) -> {out}"
+    busy = _make_shards(config, dataset, out, todo, done, workers) if todo else None
+    records = [done[shard] for shard in range(len(dataset.shards))]
+    clear_leftovers(out, records)
+    write_card(out, document, records)
+    summary = f"{dataset.num_samples} latents in {len(records)} shards ({len(todo)} made now) -> {out}"
+    return summary if busy is None else f"{summary}; encoders computing {busy:.0%} of the time"
+
+
+def _make_shards(
+    config: AutoencoderConfig,
+    dataset: Dataset,
+    out: str,
+    todo: list[int],
+    done: dict[int, CommitRecord],
+    workers: int | None,
+) -> float:
+    """Make the shards of `todo`, enter their records into `done`; returns how busy the encoders were, 0 to 1."""
+    with cluster(workers) as ray_cluster:
+        encoders = _encoders(ray_cluster, config, out, len(todo))
+        # The stage that sets the pace owns the cores: beside GPUs these tasks, without them the encoders.
+        task = ray.remote(num_cpus=1 if ray_cluster.num_gpus else 0, max_retries=3)(make_latent_shard)
+        pairs = ray.put(dataset)
+        already = sum(record.num_samples for record in done.values())
+        with progress("latents", total=dataset.num_samples, unit="pairs", initial=already) as bar:
+            for record in run_bounded(
+                lambda shard: task.remote(pairs, shard, out, config.batch_size, encoders),
+                todo,
+                at_once=max(ray_cluster.num_workers, len(encoders)) + 1,
+            ):
+                done[record.shard] = record
+                bar.advance(record.num_samples)
+        return sum(ray.get([encoder.busy_share.remote() for encoder in encoders])) / len(encoders)
+
+
+def _encoders(ray_cluster: Cluster, config: AutoencoderConfig, out: str, most: int) -> list[Any]:
+    """One encoder on every GPU, or on as many cores as there may be workers; at most `most`."""
+    gpus = ray_cluster.num_gpus
+    count = min(ray_cluster.num_workers, gpus or most, most)
+    # With a second call in the actor, batches travel to and from a GPU while it computes.
+    actor = ray.remote(
+        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=3, max_task_retries=3
+    )(Encoder).options(max_concurrency=2 if gpus else 1)  # fmt: skip
+    url = storage.join(out, AUTOENCODER_FOLDER)
+    return [actor.remote(url, config) for _ in range(count)]
 
 
 def _plan(recipe: Recipe, config: AutoencoderConfig, dataset: Dataset, weights: Path) -> dict[str, Any]:
@@ -93,7 +111,15 @@ def _plan(recipe: Recipe, config: AutoencoderConfig, dataset: Dataset, weights: 
         "task": recipe.task,
         "scale": recipe.scale,
         "pairs": {"plan_hash": dataset.plan["plan_hash"], "digest": dataset.digest},
-        "autoencoder": {**fingerprint(autoencoder), "input": PREPROCESSING, "precision": config.precision},
+        "autoencoder": {
+            **fingerprint(autoencoder),
+            "latent_scale": autoencoder.latent_scale,
+            "input": PREPROCESSING,
+            "precision": config.precision,
+            "compile": config.compile,
+            "batch_size": config.batch_size,
+            "stored": "float16, raw: not multiplied with latent_scale, not quantised",
+        },
     }
     return {
         "schema_version": SCHEMA_VERSION,
@@ -111,44 +137,3 @@ def _check_pairs(recipe: Recipe, dataset: Dataset) -> None:
     for field, wanted in (("kind", "pairs"), ("task", recipe.task), ("scale", recipe.scale)):
         if identity[field] != wanted:
             raise UsageError(f"pairs '{dataset.url}': {field} is {identity[field]!r}, this run needs {wanted!r}")
-
-
-class _Encoder:
-    """Encodes whole shards with one autoencoder, on a GPU if Ray gave it one."""
-
-    def __init__(self, weights: str, config: AutoencoderConfig, dataset: Dataset, url: str) -> None:
-        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        # Tensor cores want channels_last; on a CPU it makes GroupNorm many times slower.
-        self.layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        self.autoencoder = load_vqgan(Path(weights), self.device)
-        self.autoencoder.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.config, self.dataset, self.url = config, dataset, url
-
-    def encode(self, shard: int) -> CommitRecord:
-        return make_shard(self.url, shard, self._samples(shard))
-
-    def _samples(self, shard: int) -> Iterator[dict[str, Any]]:
-        samples = iter_shard(self.dataset, shard, check=True)
-        while batch := list(islice(samples, self.config.batch_size)):
-            z_hq = self._encode(torch.cat([image_to_tensor(sample["hq"]) for sample in batch]), scale=1)
-            lq_scale = batch[0]["hq"].shape[0] // batch[0]["lq"].shape[0]
-            z_lq = self._encode(torch.cat([image_to_tensor(sample["lq"]) for sample in batch]), scale=lq_scale)
-            for sample, hq_latent, lq_latent in zip(batch, z_hq, z_lq, strict=True):
-                yield {
-                    "__key__": sample["key"],
-                    "hq.png": encode_png(sample["hq"]),
-                    "lq.png": encode_png(sample["lq"]),
-                    "hq_latent.npy": encode_npy(hq_latent),
-                    "lq_latent.npy": encode_npy(lq_latent),
-                    "json": encode_json(sample["record"]),
-                    **({"mask.png": encode_png(sample["mask"])} if "mask" in sample else {}),
-                }
-
-    @torch.inference_mode()
-    def _encode(self, images: torch.Tensor, scale: int) -> np.ndarray:
-        """(B, 3, h, w) in [-1, 1] -> float16 (B, C, h*scale/f, w*scale/f)."""
-        images = upscale_lq(images.to(self.device), scale).to(memory_format=self.layout)
-        low = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
-            latents = self.autoencoder.encode(images)
-        return latents.to(torch.float16).cpu().numpy()

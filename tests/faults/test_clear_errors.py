@@ -19,11 +19,10 @@ SECRET = "do-not-show-this-secret"
         ({"AWS_SECRET_ACCESS_KEY": SECRET}, "tests", "S3 refused the credentials (SignatureDoesNotMatch)"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "tests", "S3 refused the credentials (InvalidAccessKeyId)"),
         ({}, "nowhere", "the bucket does not exist; create it or correct the URL"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "tests", "S3 at http://127.0.0.1:9 cannot be used"),
         ({"AWS_ENDPOINT_URL": f"http://me:{SECRET}@127.0.0.1:9"}, "tests", "S3 at http://127.0.0.1:9 cannot be used"),
         ({"AWS_ENDPOINT_URL": "silent"}, "tests", "cannot be used (ReadTimeoutError); is it up?"),
     ],
-    ids=["wrong secret", "wrong key", "no bucket", "refused", "password in URL", "silent"],
+    ids=["wrong secret", "wrong key", "no bucket", "refused", "silent"],
 )
 def test_storage_that_cannot_be_used(s3_server, photos, tmp_path, changed, bucket, expected):
     with Proxy(s3_server["AWS_ENDPOINT_URL"]) as silent:

@@ -6,9 +6,12 @@ import torch
 
 from infra.errors import UsageError
 from infra.recipe import load_recipe
+from pipelines.autoencoder import AutoencoderConfig
 from pipelines.dataset import iter_shard, open_dataset
 from pipelines.latents import make_latents
+from pipelines.latents_encoder import LATENT_TOLERANCE, Encoder
 from pipelines.pairs import make_pairs
+from pipelines.shard import read_shard
 from resshift.images import image_to_tensor, upscale_lq
 from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
@@ -55,6 +58,53 @@ def test_latents_are_what_the_autoencoder_says(stages):
         # Encoded in a batch there, alone here: the difference is rounding to float16 and the order of sums.
         np.testing.assert_allclose(sample["hq_latent"], z_hq, rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(sample["lq_latent"], z_lq, rtol=2e-3, atol=2e-3)
+
+
+def test_a_sample_is_encoded_the_same_in_any_batch(stages):
+    """Among other neighbours, in a batch of another size, filled up at the end: within the stated tolerance."""
+    folder, recipe = stages
+    pairs = open_dataset(str(folder / "pairs"))
+    samples = [sample for shard in range(3) for sample in iter_shard(pairs, shard)]
+    hq, lq = (np.stack([sample[name] for sample in samples]) for name in ("hq", "lq"))
+    for precision in ("float32", "bfloat16", "float16"):
+        config = recipe.section("autoencoder", AutoencoderConfig).model_copy(update={"precision": precision})
+        encoder = Encoder(str(folder / "autoencoder"), config)
+        together = encoder.encode(hq, lq)
+        turned = encoder.encode(np.roll(hq, 4, axis=0), np.roll(lq, 4, axis=0))
+        for place in (0, 8):
+            alone = encoder.encode(hq[place : place + 1], lq[place : place + 1])
+            tolerance = LATENT_TOLERANCE[precision]
+            for one, other, all_of_them in zip(alone, turned, together, strict=True):
+                scale = np.abs(all_of_them.astype(np.float32)).max()
+                np.testing.assert_allclose(one[0], all_of_them[place], rtol=0, atol=tolerance * scale)
+                np.testing.assert_allclose(other[(place + 4) % 9], all_of_them[place], rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bytes_do_not_depend_on_the_number_of_encoders(stages, tmp_path, workers):
+    folder, recipe = stages
+    make_latents(recipe, str(folder / "pairs"), str(tmp_path / "out"), workers=workers)
+    assert shard_digests(tmp_path / "out") == shard_digests(folder / "latents")
+
+
+def test_pictures_and_records_are_those_of_the_pairs_byte_for_byte(stages):
+    folder, _ = stages
+    pairs, latents = open_dataset(str(folder / "pairs")), open_dataset(str(folder / "latents"))
+    for shard in range(3):
+        stored = zip(
+            read_shard(pairs.url, pairs.shards[shard]), read_shard(latents.url, latents.shards[shard]), strict=True
+        )
+        for pair, latent in stored:
+            assert {name: latent[name] for name in pair} == pair
+            assert set(latent) - set(pair) == {"hq_latent.npy", "lq_latent.npy"}
+
+
+def test_what_made_the_latents_is_recorded(stages):
+    folder, _ = stages
+    made_by = open_dataset(str(folder / "latents")).plan["identity"]["autoencoder"]
+    assert {"weights_sha256", "preprocessing", "input", "precision", "batch_size", "latent_scale", "stored"} <= set(
+        made_by
+    )
 
 
 def test_running_again_redoes_only_what_is_missing(stages):
