@@ -51,8 +51,9 @@ def decode_rgb(data: bytes) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of the bound
             opened = Image.open(io.BytesIO(data))
         with opened:
-            upright = UPRIGHT.get(opened.getexif().get(ORIENTATION, 1))
-            pixels = _decode(data, opened)
+            is_deep = _is_deep(opened)  # first of all: Pillow forgets it as soon as it loads the pixels
+            turn = UPRIGHT.get(opened.getexif().get(ORIENTATION, 1))
+            pixels, is_upright = _decode_deep(data, opened) if is_deep else _decode(data, opened)
     except UnidentifiedImageError as error:
         raise _unknown(data) from error
     except Image.DecompressionBombError as error:
@@ -62,49 +63,50 @@ def decode_rgb(data: bytes) -> np.ndarray:
     except (OSError, SyntaxError, ValueError) as error:
         # Pillow raises SyntaxError and ValueError, too, for files that are damaged in odd ways.
         raise Rejected("unreadable", f"{type(error).__name__}: {error}") from error
-    return upright(pixels) if upright else pixels
+    return turn(pixels) if turn and not is_upright else pixels
 
 
-def _decode(data: bytes, opened: Image.Image) -> np.ndarray:
+def _decode(data: bytes, opened: Image.Image) -> tuple[np.ndarray, bool]:
+    """The pixels, and whether they are turned as EXIF says: Pillow does that to TIFFs by itself."""
     if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
         # The same pixels as Pillow's, several times faster for photos. It is strict: what is damaged raises ValueError.
-        return simplejpeg.decode_jpeg(data, "RGB")
+        return simplejpeg.decode_jpeg(data, "RGB"), False
     tags = getattr(opened, "tag_v2", {})
     channels = tags.get(SAMPLES_PER_PIXEL, len(opened.getbands()))
-    if opened.mode.startswith("I;16") or _is_deep_colour(opened, tags):
-        opened.load()  # finds damage, which OpenCV may pass over
-        return _decode_deep(data)
+    is_upright = opened.format == "TIFF"
     if opened.mode not in EIGHT_BIT_MODES or channels != len(opened.getbands()):
         raise Rejected("wrong_channels", f"{opened.format} of mode {opened.mode} with {channels} channels")
     if opened.has_transparency_data:
         rgba = opened.convert("RGBA")
-        opened = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(opened.convert("RGB"))
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")), is_upright
+    return np.asarray(opened.convert("RGB")), is_upright
 
 
-def _is_deep_colour(opened: Image.Image, tags: dict[int, object]) -> bool:
-    """True for colour of 16 bits, of which Pillow would drop the lower half."""
+def _is_deep(opened: Image.Image) -> bool:
+    """True for 16 bits per sample. Pillow would drop the lower half of colours."""
     stored = " ".join(str(tile[3]) for tile in getattr(opened, "tile", ()))  # of a PNG: "RGB;16B"
-    return ";16" in stored or "16" in str(tags.get(BITS_PER_SAMPLE, ""))
+    bits = getattr(opened, "tag_v2", {}).get(BITS_PER_SAMPLE, "")
+    return opened.mode.startswith("I;16") or ";16" in stored or "16" in str(bits)
 
 
-def _decode_deep(data: bytes) -> np.ndarray:
-    """16-bit gray, RGB or RGBA -> uint8 (H, W, 3), rounded to nearest."""
+def _decode_deep(data: bytes, opened: Image.Image) -> tuple[np.ndarray, bool]:
+    """16-bit gray, RGB or RGBA -> uint8 (H, W, 3), rounded to nearest; as it is stored, not turned."""
+    opened.load()  # finds damage, which OpenCV may pass over
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         raise Rejected("unreadable", "16-bit samples that OpenCV cannot decode")
     if samples.ndim == 2:
-        return np.repeat(_eight_bits(samples)[..., None], 3, axis=2)
+        return np.repeat(_eight_bits(samples)[..., None], 3, axis=2), False
     bgr = samples[..., :3]
     if samples.shape[2] == 4:
         alpha = samples[..., 3:] / np.float32(65535)
-        bgr = bgr * alpha + 65535 * (1 - alpha)
-    return _eight_bits(bgr[..., ::-1])
+        bgr = np.rint(bgr * alpha + 65535 * (1 - alpha))
+    return _eight_bits(bgr[..., ::-1]), False
 
 
 def _eight_bits(samples: np.ndarray) -> np.ndarray:
-    """0..65535 -> 0..255."""
-    return np.rint(samples * np.float32(1 / 257)).astype(np.uint8)
+    """0..65535 -> 0..255, to nearest: a 257th."""
+    return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def _unknown(data: bytes) -> Rejected:
@@ -114,6 +116,6 @@ def _unknown(data: bytes) -> Rejected:
             with tifffile.TiffFile(io.BytesIO(data)) as tiff:
                 page = tiff.pages.first
                 return Rejected("wrong_channels", f"TIFF with {page.samplesperpixel} channels of {page.dtype}")
-        except (tifffile.TiffFileError, IndexError):
-            return Rejected("unreadable", "damaged TIFF")
+        except Exception as error:  # whatever tifffile stumbles over in damaged bytes
+            return Rejected("unreadable", f"damaged TIFF ({type(error).__name__}: {error})")
     return Rejected("unreadable", "no image of a known kind")

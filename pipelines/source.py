@@ -127,7 +127,7 @@ def list_images(uri: str) -> Source:
 
 def below(folder: str, name: str) -> str:
     """The URL of a listed name."""
-    return name if "://" in name or name.startswith("/") else storage.join(folder, name)
+    return name if "://" in name or name.startswith("/") else f"{folder.rstrip('/')}/{name}"
 
 
 class _Names:
