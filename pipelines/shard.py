@@ -160,16 +160,25 @@ def clear_leftovers(url: str, records: Iterable[CommitRecord]) -> None:
 def read_record(url: str, shard: int) -> CommitRecord | None:
     """The commit record of a shard, or None if it is not finished."""
     try:
-        return CommitRecord.from_json(storage.read_json(record_url(url, shard)))
+        return record_at(record_url(url, shard))
     except FileNotFoundError:
         return None
+
+
+def record_at(location: str) -> CommitRecord:
+    """The commit record stored at a URL. Raises FileNotFoundError; JobError if it is none."""
+    value = storage.read_json(location)
+    try:
+        return CommitRecord.from_json(value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise JobError(f"{location}: is no commit record ({error}); delete it to have its shard made again") from error
 
 
 def committed_shards(url: str) -> dict[int, CommitRecord]:
     """Commit records of a dataset by shard number."""
     entries = storage.list_files(storage.join(url, "shards"), suffix=".json")
     with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:  # thousands of small files, each a round trip on S3
-        found = pool.map(lambda entry: CommitRecord.from_json(storage.read_json(entry.url)), entries)
+        found = pool.map(record_at, (entry.url for entry in entries))
         return {record.shard: record for record in found}
 
 

@@ -4,14 +4,17 @@ from typing import Annotated
 
 import typer
 
-from infra.cli import run
+from infra.cli import WorkersOption, run
 from infra.errors import JobError
 from pipelines.verification import verify
 
 
-def main(url: Annotated[str, typer.Argument(help="Folder or s3:// prefix of a dataset.", show_default=False)]) -> None:
+def main(
+    url: Annotated[str, typer.Argument(help="Folder or s3:// prefix of a dataset.", show_default=False)],
+    workers: WorkersOption = None,
+) -> None:
     """Check a dataset against its plan: checksums, counts, decodability, doubled keys."""
-    findings = verify(url)
+    findings = verify(url, workers)
     for fault in findings.faults:
         print(fault)
     if findings.faults:

@@ -1,5 +1,7 @@
 """make_latents: the same samples plus what the autoencoder makes of HQ and LQ, and the name of that autoencoder."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pipelines.latents import make_latents
 from pipelines.latents_encoder import LATENT_TOLERANCE, Encoder
 from pipelines.pairs import make_pairs
 from pipelines.shard import read_shard
+from pipelines.verification import verify
 from resshift.images import image_to_tensor, upscale_lq
 from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
@@ -105,6 +108,21 @@ def test_what_made_the_latents_is_recorded(stages):
     assert {"weights_sha256", "preprocessing", "input", "precision", "batch_size", "latent_scale", "stored"} <= set(
         made_by
     )
+
+
+def test_verify_looks_at_the_autoencoder_too(stages, tmp_path):
+    folder, _ = stages
+    shutil.copytree(folder / "latents", tmp_path / "out")
+    assert verify(str(tmp_path / "out")).faults == []
+    save_random(tmp_path / "out" / "autoencoder", seed=2)
+    assert verify(str(tmp_path / "out")).faults == [
+        "autoencoder: its weights_sha256 is not that of the autoencoder that made the latents"
+    ]
+    weights = tmp_path / "out" / "autoencoder" / "autoencoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert "autoencoder.safetensors' is not a readable safetensors file" in verify(str(tmp_path / "out")).faults[0]
+    weights.unlink()
+    assert "is missing" in verify(str(tmp_path / "out")).faults[0]
 
 
 def test_running_again_redoes_only_what_is_missing(stages):

@@ -1,6 +1,9 @@
 """verify finds a flipped bit, a missing shard, a truncated tar and a doubled key."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,8 @@ from pipelines.pairs import make_pairs
 from pipelines.shard import make_shard, read_shard
 from pipelines.verification import verify
 from tests.pipelines.conftest import SMALL
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,52 @@ def test_doubled_key(dataset):
     (dataset / "shards" / "000001.json").unlink()
     make_shard(url, 1, samples)
     faults = verify(url).faults
-    assert "sample 000000-000000: stands 2 times" in faults
+    assert "shard 1: sample 000000-000000 is of another shard: it stands twice, or the shards were mixed up" in faults
+
+
+def test_a_key_doubled_within_a_shard(dataset):
+    url = str(dataset)
+    first, *others = list(read_shard(url, open_dataset(url).shards[0]))
+    (dataset / "shards" / "000000.json").unlink()
+    make_shard(url, 0, [first, *others, first])
+    faults = verify(url).faults
+    assert "shard 0: sample 000000-000000 stands 2 times" in faults
+    assert "plan: 9 samples, but 10 are stored or rejected" in faults
+
+
+def test_damaged_records_and_plan(dataset):
+    shards = dataset / "shards"
+    (shards / "000000.json").write_text("{}")
+    (shards / "000001.json").write_text((shards / "000001.json").read_text()[:-9])
+    shutil.copy(shards / "000002.json", shards / "000007.json")
+    plan = dataset / "dataset.json"
+    plan.write_text(plan.read_text().replace('"seed": 7', '"seed": 8'))
+    faults = verify(str(dataset)).faults
+    assert "plan_hash is not that of its identity" in faults[0]
+    assert "000000.json: is no commit record" in faults[1]
+    assert "000001.json: is not valid JSON" in faults[2]
+    assert "shard 2: its record stands in 000007.json" in faults[3]
+    assert faults[4:] == ["shard 0: not finished", "shard 1: not finished"]
+
+
+def test_the_command_prints_each_fault_and_fails(dataset):
+    (dataset / "shards" / "000000.json").unlink()
+    (dataset / "shards" / "000002.tar").unlink()
+    command = [sys.executable, str(ROOT / "pipelines" / "verify.py"), str(dataset)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["shard 0", "shard 2"]
+    assert done.stderr.splitlines()[-1].startswith(f"error: {dataset}: 2 faults found")
+
+
+def test_many_shards_are_checked_by_workers(photos, tmp_path, local_ray):
+    url = str(tmp_path / "out")
+    make_pairs(load_recipe("realsr_x4", [*SMALL, "shards.samples_per_shard=1", "shards.variants=6"]), str(photos), url)
+    tar = tmp_path / "out" / "shards" / "000011.tar"
+    tar.write_bytes(tar.read_bytes()[:-1024])
+    findings = verify(url, workers=2)
+    assert (findings.num_shards, findings.num_samples, len(findings.faults)) == (18, 17, 1)
+    assert findings.faults[0].startswith("shard 11: ")
 
 
 def test_no_dataset_and_damaged_plan(tmp_path):
