@@ -2,8 +2,8 @@
 
     python -m degradations.gallery PHOTO --recipe realesrgan --out gallery.html
 
-`--recipe` takes a task's name, a shipped recipe's name, or a YAML file with a `degradation` section. `--out` ends in
-.html (self-contained) or .png.
+`--recipe` takes a task's name, a shipped recipe's name, or a YAML file with a `degradation` section; for `paired`,
+PHOTO is one of the HQ images. `--out` ends in .html (self-contained) or .png.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ from PIL import Image, UnidentifiedImageError
 from degradations.arrays import to_uint8
 from degradations.builder import TASKS, build
 from degradations.degradation import Degradation
+from degradations.draws import integer
 from degradations.gallery_pages import write_html, write_png
+from degradations.paired import PairedFolders, crop, name_of
 from degradations.record import Pair, Record
-from degradations.words import describe
+from degradations.seeding import sample_generator
+from degradations.words import describe, describe_record
 
 Pixels = NDArray[np.uint8]
+_SIDE = 256  # of what is shown, pixels
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,30 @@ def degradation_of(recipe: str) -> Degradation:
     return build(values["degradation"], scale=values.get("scale"))
 
 
-def make_sheet(photo: Pixels, degrade: Degradation, count: int, seed: int) -> Sheet:
-    """`count` draws of the middle of `photo`."""
-    hq = _middle(photo, 256, degrade.scale)
+def make_sheet(photo: Pixels, degrade: Degradation, count: int, seed: int, name: str = "") -> Sheet:
+    """`count` draws of the middle of `photo`; of pairs that exist already, `count` crops of the pair called `name`."""
+    title = f"{degrade.section.name} x{degrade.scale}"
+    if isinstance(degrade, PairedFolders):
+        return _paired_sheet(title, degrade(photo, seed=seed, key=name), count, seed)
+    hq = _middle(photo, _SIDE, degrade.scale)
     pairs = [degrade(hq, seed=seed, variant=variant) for variant in range(count)]
     pictures = [Picture(hq, ("HQ", f"{hq.shape[1]}x{hq.shape[0]} pixels"))]
     pictures += [Picture(_shown(pair.lq, hq), _lines(pair)) for pair in pairs]
-    title = f"{degrade.section.name} x{degrade.scale}"
     return Sheet(title, tuple(pictures), tuple(_chain(hq, pairs[0])))
+
+
+def _paired_sheet(title: str, pair: Pair, count: int, seed: int) -> Sheet:
+    """HQ and LQ of the same crops, one beside the other."""
+    scale = pair.record["scale"]
+    size = min(*pair.hq.shape[:2], _SIDE) // scale * scale
+    pictures: list[Picture] = []
+    for variant in range(count):
+        rng = sample_generator(seed, "gallery", variant)
+        top, left = (integer(rng, (0, (side - size) // scale)) * scale for side in pair.hq.shape[:2])
+        part = crop(pair, left, top, size)
+        pictures.append(Picture(part.hq, ("HQ", f"{size}x{size} pixels at {left}, {top}")))
+        pictures.append(Picture(_shown(part.lq, part.hq), ("LQ", *describe_record(part.record))))
+    return Sheet(title, tuple(pictures), tuple(pictures[:2]))
 
 
 def _chain(hq: Pixels, pair: Pair) -> list[Picture]:
@@ -91,12 +111,10 @@ def _chain(hq: Pixels, pair: Pair) -> list[Picture]:
 
 
 def _lines(pair: Pair) -> tuple[str, ...]:
-    record = Record.model_validate(pair.record)
-    lines = [describe(step) for step in record.steps]
-    if pair.mask is not None and record.mask is not None:
-        kinds = [shape.shape for shape in record.mask]
-        lines += [f"{len(kinds)} {kinds[0] if kinds else 'shape'}(s)", f"{100 * pair.mask.mean():.0f} % missing"]
-    return tuple(lines)
+    lines = describe_record(pair.record)
+    if pair.mask is not None:
+        lines.append(f"{100 * pair.mask.mean():.0f} % missing")
+    return tuple(lines or ["unchanged"])
 
 
 def _shown(image: Pixels, hq: Pixels) -> Pixels:
@@ -118,6 +136,16 @@ def _load(path: Path) -> Pixels:
         raise ValueError(f"{path} is no readable image ({error}); give a photo") from None
 
 
+def _name(photo: Path, degrade: Degradation) -> str:
+    """What `photo` is called among the pairs of `degrade`; its bare name where it lies in no HQ folder."""
+    path = Path(photo.name)
+    if isinstance(degrade, PairedFolders) and degrade.section.hq_dir is not None:
+        folder = Path(degrade.section.hq_dir).resolve()
+        if photo.resolve().is_relative_to(folder):
+            path = photo.resolve().relative_to(folder)
+    return name_of(path.as_posix())
+
+
 def main(
     photo: Annotated[Path, typer.Argument(help="A photo.")],
     recipe: Annotated[str, typer.Option(help="A task, a shipped recipe, or a YAML file.")] = "realesrgan",
@@ -130,7 +158,8 @@ def main(
     try:
         if out.suffix not in writers:
             raise ValueError(f"--out is {str(out)!r}; it must end in .html or .png")
-        sheet = make_sheet(_load(photo), degradation_of(recipe), count, seed)
+        degrade = degradation_of(recipe)
+        sheet = make_sheet(_load(photo), degrade, count, seed, _name(photo, degrade))
     except ValueError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -11,11 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 class Section(BaseModel):
     """A frozen section; a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
+    if not value[0] <= value[1]:  # NaN, too
         raise ValueError(f"upside down; write the lower end first: [{value[1]}, {value[0]}]")
     return value
 
@@ -68,7 +68,7 @@ def sums_to_one(value: Mapping[str, float]) -> Mapping[str, float]:
     if negative:
         raise ValueError(f"the probability of {negative[0]!r} is negative")
     total = sum(value.values())
-    if abs(total - 1) > 1e-6:
+    if not abs(total - 1) <= 1e-6:  # NaN, too
         raise ValueError(f"the probabilities sum to {total:g}; they must sum to 1")
     return value
 

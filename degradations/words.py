@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from degradations import steps as s
+from degradations.masks import Stroke
 from degradations.record import Record
 from degradations.sections import parse
 
@@ -17,7 +19,7 @@ def describe_record(record: Mapping[str, Any]) -> list[str]:
     parsed = parse(Record, record, "record")
     if parsed.stored is not None:
         return [f"from {parsed.stored.name}"]
-    return [describe(step) for step in parsed.steps]
+    return [describe(step) for step in parsed.steps] + _mask(parsed)
 
 
 def describe(step: s.Step) -> str:
@@ -32,7 +34,7 @@ def describe(step: s.Step) -> str:
         case s.MatlabBicubic(scale=scale):
             return f"antialiased bicubic x{scale:g}"
         case s.Decimate(factor=factor):
-            return f"every {factor}th pixel"
+            return f"one pixel in {factor}"
         case s.GaussianNoise(sigma=sigma, gray=gray):
             return f"{_colour(gray)} noise, sigma {sigma:.1f}"
         case s.PoissonNoise(scale=scale, gray=gray):
@@ -50,6 +52,14 @@ def describe(step: s.Step) -> str:
             return "back to sRGB"
         case s.Gray():
             return "gray"
+
+
+def _mask(record: Record) -> list[str]:
+    if record.mask is None:
+        return []
+    kinds = Counter("stroke" if isinstance(shape, Stroke) else "box" for shape in record.mask)
+    plural = {"stroke": "strokes", "box": "boxes"}
+    return [f"{count} {kind if count == 1 else plural[kind]} missing" for kind, count in kinds.items()]
 
 
 def _kernel(kernel: s.AnyKernel) -> str:

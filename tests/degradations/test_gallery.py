@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from degradations import build
 from degradations.gallery import degradation_of, make_sheet
+from degradations.gallery_pages import _wrapped
 from degradations.words import describe
 
 
@@ -65,3 +66,29 @@ def test_recipes_are_found_by_name_and_by_file(tmp_path):
     path.write_text("scale: 2\n")
     with pytest.raises(ValueError, match="has no 'degradation' section"):
         degradation_of(str(path))
+
+
+def test_existing_pairs_are_shown_crop_by_crop(photo, tmp_path):
+    for kind, image in (("hq", photo), ("lq", photo[::4, ::4])):
+        (tmp_path / kind / "sub").mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / kind / "sub/a.png")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"scale: 4\ndegradation: {{name: paired, hq_dir: '{tmp_path / 'hq'}', lq_dir: '{tmp_path / 'lq'}'}}\n"
+    )
+    out = tmp_path / "gallery.png"
+    done = gallery(tmp_path / "hq/sub/a.png", "--recipe", recipe, "--out", out, "--count", 2)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(out).width > 4 * 256
+    sheet = make_sheet(photo, degradation_of(str(recipe)), 2, 0, "sub/a")
+    np.testing.assert_array_equal(sheet.draws[1].image[::4, ::4], photo[::4, ::4])
+    assert sheet.draws[1].lines == ("LQ", "from sub/a.png")
+
+
+def test_long_captions_stay_inside_their_cell():
+    font = ImageFont.load_default(size=12)
+    line = "blur generalized gaussian 19 px, sigma 2.6 x 1.1 at -120 degrees, beta 1.9, and more"
+    parts = _wrapped(line, font, 256)
+    assert len(parts) > 1
+    assert " ".join(part.strip() for part in parts) == line
+    assert all(font.getlength(part) <= 256 for part in parts)

@@ -101,6 +101,14 @@ def test_the_record_names_what_was_drawn(photo):
             "degradation.second_order_prob is 1.5: Input should be less than or equal to 1",
         ),
         (
+            {"name": "realesrgan", "first": {"gaussian_sigma_range": [float("nan"), 3]}},
+            r"degradation.first.gaussian_sigma_range.0 is nan: Input should be a finite number",
+        ),
+        (
+            {"name": "realesrgan", "first": {"resize_prob": {"up": float("nan"), "down": 1.0}}},
+            "degradation.first.resize_prob.up is nan: Input should be a finite number",
+        ),
+        (
             {"name": "realesrgan", "first": {"blur": {"size_range": [4, 20]}}},
             "degradation.first.blur.size_range is .*: kernel sizes must be odd",
         ),

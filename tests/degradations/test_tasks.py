@@ -46,12 +46,45 @@ def test_another_process_makes_the_same_bytes(photo):
     assert len(first) == len(TASKS)
 
 
-def test_threads_make_the_same_bytes(photo):
-    degrade = build("realesrgan", scale=4)
-    alone = [degrade(photo, seed=seed).lq.tobytes() for seed in range(24)]
+@pytest.mark.parametrize(("name", "scale"), TASKS)
+def test_threads_and_order_change_nothing(photo, name, scale):
+    degrade = build(name, scale=scale)
+    seeds = range(6)
+    alone = {seed: degrade(photo, seed=seed).lq.tobytes() for seed in seeds}
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda seed: degrade(photo, seed=seed).lq.tobytes(), range(24)))
+        together = dict(pool.map(lambda seed: (seed, degrade(photo, seed=seed).lq.tobytes()), reversed(seeds)))
     assert together == alone
+
+
+@pytest.mark.parametrize(("name", "scale"), TASKS)
+@pytest.mark.parametrize(
+    ("hq", "message"),
+    [
+        (np.zeros((64, 64, 3)), "hq is float64; give uint8"),
+        (np.full((64, 64, 3), np.nan, np.float32), "NaN or infinity"),
+        (np.zeros((64, 64), np.uint8), "hq is gray"),
+        (np.zeros((64, 64, 4), np.uint8), "alpha channel"),
+        (np.zeros((64, 64, 3), np.uint16), "hq is uint16"),
+        (np.zeros((0, 0, 3), np.uint8), "hq is empty"),
+        (np.zeros((4, 4, 3), np.uint8), "the shorter side needs at least"),
+    ],
+)
+def test_every_task_names_a_wrong_image(name, scale, hq, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, scale=scale)(hq, seed=0)
+
+
+def test_records_are_in_plain_terms(photo):
+    for name, scale in TASKS:
+        for seed in range(8):
+            record = build(name, scale=scale)(photo, seed=seed).record
+            assert json.loads(json.dumps(record)) == record
+            for step in record["steps"]:
+                assert step["op"]
+                numbers = [value for key, value in step.items() if key not in ("op", "mode", "kernel", "mixing")]
+                assert all(isinstance(value, int | float) for value in numbers), step
+            for shape in record.get("mask", ()):
+                assert shape["shape"] in ("stroke", "box")
 
 
 @given(
