@@ -108,3 +108,20 @@ def test_an_endpoint_that_is_no_url(s3, monkeypatch):
     storage_s3.forget_clients()
     with pytest.raises(JobError, match=r"AWS_ENDPOINT_URL.*write http://host:port"):
         storage.exists(s3)
+
+
+def test_a_slow_store_slows_the_writer_and_costs_no_memory(proxy, s3):
+    """150 MB through a store that takes 50 MB/s: the writer never holds more than its four parts."""
+    script = (
+        "import resource, sys\nfrom infra import storage\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "storage.write_bytes(sys.argv[1] + '/first', bytes(17 << 20))\n"  # threads, TLS and buffers are there now
+        "before, block = peak(), bytes(1 << 20)\n"
+        "with storage.open_write(sys.argv[1] + '/slow') as sink:\n"
+        "    for _ in range(150): sink.write(block)\n"
+        "print(peak() - before)\n"
+    )
+    proxy.bytes_per_second = 50_000_000
+    done = subprocess.run([sys.executable, "-c", script, s3], capture_output=True, text=True, check=True)
+    assert storage.size(storage.join(s3, "slow")) == 150 << 20
+    assert int(done.stdout) < 48  # MiB: four parts of 8 MiB, and a copy of the one being sent
