@@ -14,7 +14,9 @@ from infra.recipe import load_recipe
 def main(
     recipe: RecipeOption,
     model: Annotated[str, typer.Option(help="Name of the registered model.", show_default=False)],
-    version: Annotated[str | None, typer.Option(help="Version to promote.", show_default=False)] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version to promote; with --rollback, the champion to leave.", show_default=False)
+    ] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Give champion back to the version it replaced.")
     ] = False,
@@ -27,7 +29,7 @@ def main(
     resolved = load_recipe(recipe, overrides or [])
     would = "would be" if dry_run else "is"
     if rollback:
-        left, restored = roll_back(model, reason, dry_run)
+        left, restored = roll_back(model, reason, version, dry_run)
         printer.print(f"{model} version {restored} {would} the champion again (was version {left})", highlight=False)
         return
     if version is None:

@@ -1,16 +1,18 @@
 """promote: a version becomes the champion if its evaluation passes the recipe's gates, and the decision is on record.
 
 Aliases: `champion` is the version in use, `previous` the one it replaced. Each promoted version remembers in the tag
-`promotion.replaced` whom it replaced, so that rolling back can go more than one step.
+`promotion.replaced` whom it replaced, so that rolling back can go more than one step. The record is written before the
+aliases move: whoever finds a champion finds why it is one, and a command that was killed completes its work when run
+again.
 """
 
-import getpass
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from evaluation.config import EvaluationConfig, PromotionConfig
 from evaluation.gates import GateResult, Reference, check_gates, passed
+from evaluation.promotion_lock import promotion_lock
 from evaluation.protocol import require_same
 from evaluation.registry import (
     CHAMPION_ALIAS,
@@ -28,9 +30,11 @@ from evaluation.rows import CHAMPION, MODEL
 from infra.errors import JobError, UsageError
 from infra.models import version_of
 from infra.recipe import Recipe
-from infra.tracking import tracking_errors
+from infra.tracking import tracking_errors, user_name
 
-REPLACED_TAG = "promotion.replaced"
+REPLACED_TAG, STATUS_TAG = "promotion.replaced", "promotion.status"
+CANDIDATE_RUN_TAG, CHAMPION_RUN_TAG = "promotion.evaluation_run_id", "promotion.champion_evaluation_run_id"
+BEGUN, PROMOTED, REFUSED, ROLLED_BACK = "being promoted", "promoted", "refused", "rolled back"
 EXIT_REFUSED = 3
 
 
@@ -48,15 +52,17 @@ class Decision:
 def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: bool = False) -> Decision:
     """Check the gates of the recipe for a version and, if all pass, make it the champion.
 
-    Whoever decided, when and why is written as tags on the version, for a refusal too. Raises UsageError if the version
-    or its evaluation does not exist, if it was measured for another task, or under another protocol than the champion;
-    JobError if somebody else changed the champion meanwhile.
+    Whoever decided, when and why is written as tags on the version, for a refusal too, and on both evaluations' runs.
+    Raises UsageError if the version or its evaluation does not exist, if it was measured for another task, or under
+    another protocol than the champion; JobError if somebody else changed the champion meanwhile.
     """
     promotion = recipe.section("promotion", PromotionConfig)
     config = recipe.section("evaluation", EvaluationConfig)
     _require_version(name, version)
     champion = champion_of(name)
     if champion == version:
+        if not dry_run:
+            _complete(name, version)
         return Decision(name, version, True, (), None)
     candidate = _evaluation_of(name, version)
     _require_recipe(recipe, candidate, name, version)
@@ -67,20 +73,31 @@ def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: 
     if dry_run:
         return decision
     record = _record(decision, candidate, None if reference is None else reference[1], reason)
-    if decision.promoted:
-        _move_champion(name, version, expected=champion)
-    set_version_tags(name, version, record)
+    if not decision.promoted:
+        set_version_tags(name, version, record)
+    else:
+        with promotion_lock(name):
+            _require_champion(name, champion, f"version {version} was being checked")
+            set_version_tags(name, version, record | {STATUS_TAG: BEGUN})
+            _move(name, champion=version, previous=champion)
+            set_version_tags(name, version, {STATUS_TAG: PROMOTED})
+    _link_runs(name, version, record)
     return decision
 
 
-def roll_back(name: str, reason: str = "", dry_run: bool = False) -> tuple[str, str]:
+def roll_back(name: str, reason: str = "", version: str | None = None, dry_run: bool = False) -> tuple[str, str]:
     """Give the alias `champion` back to the version the champion replaced; returns (version left, version restored).
 
-    Raises UsageError if there is no champion or it replaced none.
+    `version`: the champion to roll back from; without it, whichever holds the alias. Raises UsageError if there is no
+    champion, if it is another version, or if it replaced none; JobError if somebody changed the champion meanwhile.
     """
     champion = champion_of(name)
     if champion is None:
         raise UsageError(f"model {name} has no champion; promote a version first")
+    if version not in (None, champion):
+        raise UsageError(
+            f"version: {version} is not the champion of model {name}, which is {champion}; nothing is done"
+        )
     replaced = version_tags(name, champion).get(REPLACED_TAG)
     if not replaced:
         raise UsageError(f"model {name} version {champion} replaced no version; there is nothing to roll back to")
@@ -88,12 +105,24 @@ def roll_back(name: str, reason: str = "", dry_run: bool = False) -> tuple[str, 
     if dry_run:
         return champion, replaced
     earlier = version_tags(name, replaced).get(REPLACED_TAG) or None
-    with tracking_errors():
-        client().set_registered_model_alias(name, CHAMPION_ALIAS, replaced)
-        _set_previous(name, earlier)
-    tags = {"rollback.at": _now(), "rollback.by": getpass.getuser(), "rollback.to": replaced, "rollback.reason": reason}
-    set_version_tags(name, champion, {"promotion.status": "rolled back", **tags})
+    tags = {"rollback.at": _now(), "rollback.by": user_name(), "rollback.to": replaced, "rollback.reason": reason}
+    with promotion_lock(name):
+        _require_champion(name, champion, "it was being rolled back")
+        set_version_tags(name, champion, tags)
+        _move(name, champion=replaced, previous=earlier)
+        set_version_tags(name, champion, {STATUS_TAG: ROLLED_BACK})
     return champion, replaced
+
+
+def _complete(name: str, version: str) -> None:
+    """What is left to do for a champion whose promotion was killed after the alias moved."""
+    tags = version_tags(name, version)
+    if tags.get(STATUS_TAG) != BEGUN:
+        return
+    with promotion_lock(name):
+        _require_champion(name, version, "its promotion was being completed")
+        _move(name, champion=version, previous=tags[REPLACED_TAG] or None)
+        set_version_tags(name, version, {STATUS_TAG: PROMOTED})
 
 
 def _require_version(name: str, version: str) -> None:
@@ -150,38 +179,46 @@ def _record(decision: Decision, candidate: LoggedEvaluation, champion_run: str |
         for result in decision.results
     )
     tags: dict[str, Any] = {
-        "promotion.status": "promoted" if decision.promoted else "refused",
+        STATUS_TAG: PROMOTED if decision.promoted else REFUSED,
         "promotion.at": _now(),
-        "promotion.by": getpass.getuser(),
+        "promotion.by": user_name(),
         "promotion.reason": reason,
         "promotion.gates": gates[:4900],  # registries bound the length of a tag
         "promotion.protocol": candidate.summary["protocol_digest"],
-        "promotion.evaluation_run_id": candidate.run_id,
-        "promotion.champion_evaluation_run_id": champion_run or "",
+        CANDIDATE_RUN_TAG: candidate.run_id,
+        CHAMPION_RUN_TAG: champion_run or "",
     }
     if decision.promoted:
         tags[REPLACED_TAG] = decision.replaced or ""
     return tags
 
 
-def _move_champion(name: str, version: str, expected: str | None) -> None:
-    """Point the aliases to the new champion, unless somebody moved them since the gates were checked."""
+def _require_champion(name: str, expected: str | None, when: str) -> None:
+    """Raise JobError if the champion is not the one that was seen before the lock was taken."""
+    found = champion_of(name)
+    if found != expected:
+        became = "the model has no champion any more" if found is None else f"version {found} became the champion"
+        raise JobError(f"model {name}: {became} while {when}; run the same command again to decide anew")
+
+
+def _move(name: str, champion: str, previous: str | None) -> None:
+    """Point the aliases, and look whether somebody moved them by hand the same moment. Called with the lock held."""
     with tracking_errors():
-        found = champion_of(name)
-        if found != expected:
-            raise JobError(
-                f"model {name}: version {found} became the champion while version {version} was being checked; "
-                "run the same command again to compare with it"
-            )
-        client().set_registered_model_alias(name, CHAMPION_ALIAS, version)
-        _set_previous(name, expected)
+        client().set_registered_model_alias(name, CHAMPION_ALIAS, champion)
+        if previous is None:
+            client().delete_registered_model_alias(name, PREVIOUS_ALIAS)
+        else:
+            client().set_registered_model_alias(name, PREVIOUS_ALIAS, previous)
+    _require_champion(name, champion, f"the alias was given to version {champion}, by somebody outside this command")
 
 
-def _set_previous(name: str, version: str | None) -> None:
-    if version is None:
-        client().delete_registered_model_alias(name, PREVIOUS_ALIAS)
-    else:
-        client().set_registered_model_alias(name, PREVIOUS_ALIAS, version)
+def _link_runs(name: str, version: str, record: dict[str, str]) -> None:
+    """Say on the runs of both evaluations what was decided with them."""
+    decision = f"{name} version {version} {record[STATUS_TAG]}"
+    with tracking_errors():
+        for key in (CANDIDATE_RUN_TAG, CHAMPION_RUN_TAG):
+            if record[key]:
+                client().set_tag(record[key], "promotion.decision", decision)
 
 
 def _now() -> str:

@@ -1,5 +1,6 @@
 """MLflow runs: where they are kept, and how a command opens or reopens one."""
 
+import getpass
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,14 @@ DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+
+
+def user_name() -> str:
+    """Who acts, for records: the login name, or the number of a user without one (as in many containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def connect() -> None:

@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import pytest
+from mlflow import MlflowClient
 
 from evaluation import promotion as promotion_module
+from evaluation import promotion_lock
 from evaluation.config import EvaluationConfig, PromotionConfig
 from evaluation.gates import check_gates, passed
 from evaluation.promotion import promote, roll_back
-from evaluation.registry import EVALUATION_TAG, alias_of, champion_of, client, version_tags
+from evaluation.promotion_lock import lock_name
+from evaluation.registry import EVALUATION_TAG, alias_of, champion_of, client, set_version_tags, version_tags
 from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from tests.evaluation.logged import CONFIG, NAME, log_version, make_rows, make_summary, new_version
@@ -79,11 +82,17 @@ def test_promotion_refusal_and_rollback(recipe, tmp_path, mlflow_store):
     better = log_version(recipe, tmp_path, gain=1.5, champion=first)
     assert promote(recipe, NAME, better).promoted
     assert (champion_of(NAME), alias_of(NAME, "previous")) == (better, first)
+    tags = version_tags(NAME, better)
     assert promote(recipe, NAME, better).results == (), "promoting the champion again changes nothing"
+    assert version_tags(NAME, better) == tags
+    for key in ("promotion.evaluation_run_id", "promotion.champion_evaluation_run_id"):
+        assert client().get_run(tags[key]).data.tags["promotion.decision"] == f"{NAME} version {better} promoted"
 
     best = log_version(recipe, tmp_path, gain=3.0)
     assert promote(recipe, NAME, best).promoted
-    assert roll_back(NAME, "it flickers") == (best, better)
+    with pytest.raises(UsageError, match=f"version: {better} is not the champion"):
+        roll_back(NAME, version=better)
+    assert roll_back(NAME, "it flickers", version=best) == (best, better)
     assert (champion_of(NAME), alias_of(NAME, "previous")) == (better, first)
     assert version_tags(NAME, best)["rollback.reason"] == "it flickers"
     assert roll_back(NAME) == (better, first)
@@ -115,9 +124,64 @@ def test_two_promotions_at_once_one_is_told(recipe, tmp_path, mlflow_store, monk
         return check(*arguments)
 
     monkeypatch.setattr(promotion_module, "check_gates", check_while_another_promotes)
-    with pytest.raises(JobError, match=f"version {theirs} became the champion"):
+    with pytest.raises(JobError, match=f"version {theirs} became the champion while version {mine} was being checked"):
         promote(recipe, NAME, mine)
     assert champion_of(NAME) == theirs
+    assert "promotion.status" not in version_tags(NAME, mine)
+    assert not client().search_registered_models(f"name='{lock_name(NAME)}'"), "the lock is let go"
+
+
+def test_who_holds_the_lock_is_said(recipe, tmp_path, mlflow_store, monkeypatch):
+    version = log_version(recipe, tmp_path, gain=1.0)
+    monkeypatch.setattr(promotion_lock, "WAIT_SECONDS", 0.1)
+    client().create_registered_model(lock_name(NAME), tags={"lock.holder": "ann on host7 (process 12)"})
+    with pytest.raises(JobError, match=r"by ann on host7 \(process 12\) since just now; run the same"):
+        promote(recipe, NAME, version)
+    assert champion_of(NAME) is None
+    client().delete_registered_model(lock_name(NAME))
+    assert promote(recipe, NAME, version).promoted
+
+
+def test_an_alias_moved_by_hand_the_same_moment_is_told(recipe, tmp_path, mlflow_store, monkeypatch):
+    mine, theirs = (log_version(recipe, tmp_path, gain=1.0) for _ in range(2))
+    set_alias = MlflowClient.set_registered_model_alias
+
+    def set_alias_and_lose(self, name, alias, version):
+        set_alias(self, name, alias, version)
+        set_alias(self, name, "champion", theirs)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", set_alias_and_lose)
+    with pytest.raises(JobError, match=f"version {theirs} became the champion while the alias was given to .* by some"):
+        promote(recipe, NAME, mine)
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_killed_promotion_completes_when_run_again(killed_at, recipe, tmp_path, mlflow_store, monkeypatch):
+    """Stopped before the first alias moves, between both, and before the status: the second run makes all the same."""
+    first, second = log_version(recipe, tmp_path, gain=0.5), log_version(recipe, tmp_path, gain=2.0)
+    promote(recipe, NAME, first)
+    writes = []
+
+    def dying(write):
+        def call(*arguments):
+            writes.append(write)
+            if len(writes) == killed_at + 1:
+                raise KeyboardInterrupt
+            return write(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", dying(MlflowClient.set_registered_model_alias))
+        patch.setattr(promotion_module, "set_version_tags", dying(set_version_tags))
+        with pytest.raises(KeyboardInterrupt):
+            promote(recipe, NAME, second, reason="better")
+    promote(recipe, NAME, second, reason="better")
+    assert (champion_of(NAME), alias_of(NAME, "previous")) == (second, first)
+    tags = version_tags(NAME, second)
+    assert (tags["promotion.status"], tags["promotion.replaced"]) == ("promoted", first)
+    assert tags["promotion.reason"] == "better"
+    assert roll_back(NAME) == (second, first)
 
 
 def test_what_is_missing_is_one_clear_line(recipe, tmp_path, mlflow_store):
