@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage (promotion adds 3, refused by a gate
 stderr, `error: <field>: <value> ...; <remedy>`. `RESSHIFT_DEBUG=1` shows the traceback behind that line.
 """
 
+import functools
 import os
 import sys
 import traceback
@@ -24,6 +25,12 @@ WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Most workers at once (default: what the cluster has).")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and change nothing.")]
+CpuPriceOption = Annotated[
+    float | None, typer.Option("--price-per-cpu-hour", min=0, help="With --dry-run: what a core costs.")
+]
+GpuPriceOption = Annotated[
+    float | None, typer.Option("--price-per-gpu-hour", min=0, help="With --dry-run: what a GPU costs.")
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Override recipe values.", show_default=False),
@@ -31,21 +38,28 @@ OverridesArgument = Annotated[
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_STOPPED = 130
 
 
 def run(main: Callable[..., Any]) -> None:
     """Run a typer function as a command and leave the process with the documented exit code."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(main)
+
+    @functools.wraps(main)
+    def command(*arguments: Any, **options: Any) -> Any:
+        try:
+            return main(*arguments, **options)
+        except KeyboardInterrupt:  # typer would leave without a word
+            print("stopped; run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(EXIT_STOPPED) from None
+
+    app.command()(command)
     try:
         app()
     except UsageError as error:
         _fail(error, EXIT_USAGE)
     except JobError as error:
         _fail(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 def say(error: Exception) -> None:

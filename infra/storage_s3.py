@@ -31,10 +31,11 @@ PARTS_AT_ONCE = 3  # with the one being filled, a writer holds four parts in mem
 MAX_PARTS = 10_000
 BODY_ATTEMPTS = 4
 
-# A first contact fails within seconds when nobody is there; later requests may wait out a restart of the server.
-FIRST_CONTACT = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=3, read_timeout=4)
+# The n-th retry waits up to 0.05 * 2^n s. A first contact fails soon when nobody is there; later requests wait
+# 13 s on average, 26 at most, in which a server may come back.
+FIRST_CONTACT = Config(retries={"mode": "standard", "total_max_attempts": 7}, connect_timeout=2.5, read_timeout=2.5)
 LATER = Config(
-    retries={"mode": "standard", "total_max_attempts": 6}, connect_timeout=5, read_timeout=20, max_pool_connections=16
+    retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=20, max_pool_connections=16
 )
 
 
