@@ -30,8 +30,11 @@ class EvaluationConfig(_Section):
     """Side of a tile in output pixels; larger images are restored tile by tile."""
     tile_overlap: Annotated[int, Field(ge=0)] = 64
     """Overlap of neighbouring tiles in output pixels, over which they are blended."""
+    batch_size: PositiveInt = 1
+    """Images (or tiles) of one size that go through the networks together. Figures differ by rounding at most."""
     compare_to_champion: bool = True
-    """Also measure the version that holds the alias `champion`, if the model is registered and there is one."""
+    """Also show the version that holds the alias `champion`, if the model is registered and there is one: the rows of
+    its own evaluation under the same protocol, or measured anew if there is none or a gate asks for the runtime."""
     images_per_shard: PositiveInt = 16
     """Images per unit of work when the test set is a folder pair (a dataset brings its own shards)."""
     bootstrap_resamples: Annotated[int, Field(ge=1000)] = 10_000
@@ -42,6 +45,8 @@ class EvaluationConfig(_Section):
     """Write each restored image as PNG beside the rows."""
     report_images: Annotated[int, Field(ge=0)] = 16
     """Images shown in the report: the worst cases first, and the best ones."""
+    report_megabytes: PositiveFloat = 30.0
+    """Largest size of the images in the report, which are lossless; fewer are shown if they do not fit."""
     report_image_size: Annotated[int, Field(ge=64)] = 512
     """Largest side of an image in the report in pixels; the middle of a larger one is shown."""
 

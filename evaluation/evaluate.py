@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from evaluation.batch_evaluation import REPORT_FILE, evaluate
+from evaluation.evaluation_plan import Request
 from evaluation.table import console, summary_table
 from infra import storage
 from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
@@ -15,21 +16,31 @@ from infra.recipe import load_recipe
 def main(
     recipe: RecipeOption,
     model: Annotated[
-        str, typer.Option(help="models:/name@champion, models:/name/3, or a bundle folder.", show_default=False)
+        str,
+        typer.Option(
+            help="models:/name@champion, models:/name/3, runs:/id/model, or a bundle folder.", show_default=False
+        ),
     ],
     data: Annotated[
         str,
         typer.Option(
-            help="Pair shards (the --out of make_pairs.py), or a folder with hq/ and lq/.", show_default=False
+            help="Pair shards (the --out of make_pairs.py), a folder with hq/ and lq/, or one of HQ images.",
+            show_default=False,
         ),
     ],
     out: OutOption,
+    lq: Annotated[str | None, typer.Option(help="Folder of LQ images, where --data is one of HQ images.")] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Images another method restored, to measure beside; may be repeated."),
+    ] = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
     overrides: OverridesArgument = None,
 ) -> None:
-    """Evaluate a model on a test set, beside bicubic and the current champion; the same command resumes."""
-    result = evaluate(load_recipe(recipe, overrides or []), model, data, out, workers, dry_run)
+    """Evaluate a model on a test set, beside bicubic, the champion and other methods; the same command resumes."""
+    request = Request(model, data, out, lq, tuple(other or ()))
+    result = evaluate(load_recipe(recipe, overrides or []), request, workers, dry_run)
     if dry_run:
         print(json.dumps(result, indent=2))
         return

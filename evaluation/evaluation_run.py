@@ -47,6 +47,7 @@ def log_evaluation(recipe: Recipe, summary: Mapping[str, Any], rows: pd.DataFram
     with start_run(recipe.name, f"evaluation of {summary['title']}", run_id=_earlier_run(out), tags=tags) as run:
         run_id = str(run.info.run_id)
         with tracking_errors():
+            mlflow.log_params(dict(_leaves(summary["protocol"], "protocol")))
             mlflow.log_metrics(dict(_figures(summary)))
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder, SUMMARY_ARTIFACT).write_bytes(storage.read_bytes(storage.join(out, "summary.json")))
@@ -73,6 +74,15 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             for end in ("mean", "low", "high"):
                 if interval[end] is not None:
                     yield f"improvement_over_{method}.{name}.{end}", interval[end]
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of JSON data as (`protocol.metrics.psnr_y`, value)."""
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f"{path}.{key}")
 
 
 def _earlier_run(out: str) -> str | None:

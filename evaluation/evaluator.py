@@ -1,15 +1,14 @@
 """Evaluates shards: restores each image, measures it, and writes rows and images.
 
-What an image scores depends on the models, the protocol and the image alone: its noise is seeded by its key, and every
-image goes through the network by itself, so neither the number of actors nor the order of shards matters.
+What an image scores depends on the models, the protocol and the image alone: its noise is seeded by its key, so neither
+the number of actors nor the order of shards matters, and the batch size only as far as sums are rounded differently.
 """
 
 import hashlib
 import json
 import platform
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ import numpy as np
 import torch
 
 from evaluation.meter import Meter
+from evaluation.others import OtherMethod
 from evaluation.pair_set import BrokenPair, Pair, PairSet, PairShard, read_pairs
 from evaluation.rows import BICUBIC, FAILED, OK, encode_rows, rows_url
 from infra import storage
+from infra.errors import JobError
 from resshift.image_files import encode_png
 from resshift.images import image_to_tensor, tensor_to_image, upscale_lq
 from resshift.restorer import Restorer
-
-Bundle = dict[str, np.ndarray]  # the files of a model bundle by name, as bytes (uint8)
 
 
 @dataclass(frozen=True)
@@ -39,34 +38,18 @@ class EvaluationJob:
     seed: int
     tile_size: int
     tile_overlap: int
+    batch_size: int
     save_restored: bool
+    others: Mapping[str, OtherMethod]
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Load the files of a bundle into memory, to be sent to the actors: they need no access to the registry."""
-    return {
-        path.relative_to(folder).as_posix(): np.fromfile(path, np.uint8)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt")
-    }
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of one image, or why it made nothing. `seconds` is None where nobody measured the time."""
 
-
-def bundle_digest(bundle: Bundle) -> str:
-    """sha256 that names a model: over the names and contents of its files."""
-    total = hashlib.sha256()
-    for name, content in sorted(bundle.items()):
-        total.update(f"{name}\0{hashlib.sha256(content.tobytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def load_bundle(bundle: Bundle, device: str) -> Restorer:
-    """Build the restorer of a bundle in memory. Raises ValueError if it does not fit."""
-    with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
-        for name, content in bundle.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content.tofile(path)
-        return Restorer.load(folder, device=device)
+    image: np.ndarray | None = None
+    seconds: float | None = None
+    error: str | None = None
 
 
 def image_seed(seed: int, key: str) -> int:
@@ -79,6 +62,21 @@ def bicubic(lq: np.ndarray, scale: int) -> np.ndarray:
     return tensor_to_image(upscale_lq(image_to_tensor(lq), scale))
 
 
+def same_size_batches(pairs: Iterable[Pair | BrokenPair], batch_size: int) -> Iterator[list[Pair | BrokenPair]]:
+    """Cut pairs, in their order, into lists of at most `batch_size` with LQ images of one size; broken ones alone."""
+    batch: list[Pair | BrokenPair] = []
+    size: object = None
+    for pair in pairs:
+        own = pair.key if isinstance(pair, BrokenPair) else (pair.lq.shape, pair.hq.shape, pair.mask is None)
+        if batch and (own != size or len(batch) == batch_size):
+            yield batch
+            batch = []
+        size = own
+        batch.append(pair)
+    if batch:
+        yield batch
+
+
 class Evaluator:
     """Holds the models and the metrics of one worker. `restorers`: method name -> Restorer."""
 
@@ -86,45 +84,87 @@ class Evaluator:
         self.job, self.restorers = job, restorers
         for restorer in restorers.values():
             restorer.tile_size, restorer.tile_overlap = job.tile_size, job.tile_overlap
+            restorer.batch_size = job.batch_size
         self.meter = Meter(job.metrics, device)
         self.device_words = device_words(device)
+        self.methods = (BICUBIC, *job.others, *restorers)
 
     def evaluate_shard(self, shard: PairShard) -> Iterator[int]:
-        """Evaluate one shard, yielding 1 per image; its rows are written, in one piece, at the end."""
+        """Evaluate one shard, yielding how many images are done; its rows are written, in one piece, at the end."""
         rows: list[dict[str, Any]] = []
-        for pair in read_pairs(self.job.pairs, shard):
-            rows += [{"shard": shard.name, **row} for row in self.evaluate_pair(pair)]
-            yield 1
+        for batch in same_size_batches(read_pairs(self.job.pairs, shard), self.job.batch_size):
+            rows += [{"shard": shard.name, **row} for row in self.evaluate_batch(batch)]
+            yield len(batch)
         storage.write_bytes(rows_url(self.job.out, shard.name), encode_rows(rows))
 
-    def evaluate_pair(self, pair: Pair | BrokenPair) -> Iterator[dict[str, Any]]:
-        """The rows of one image, one per method; a failed image has them too, with its reason."""
-        for method in (BICUBIC, *self.restorers):
-            row: dict[str, Any] = {"key": pair.key, "group": pair.key, "method": method}
-            if isinstance(pair, BrokenPair):
-                yield row | {"status": FAILED, "error": pair.error}
-                continue
-            row |= {"group": pair.group, "height": pair.hq.shape[0], "width": pair.hq.shape[1]}
-            row["record"] = json.dumps(pair.record, sort_keys=True)
-            try:
-                yield row | {"status": OK, **self._measure(pair, method)}
-            except ValueError as error:
-                yield row | {"status": FAILED, "error": " ".join(str(error).split())}
+    def evaluate_batch(self, batch: Sequence[Pair | BrokenPair]) -> Iterator[dict[str, Any]]:
+        """The rows of images of one size, one per image and method; a failed image has them too, with its reason."""
+        pairs = [pair for pair in batch if isinstance(pair, Pair)]
+        for method in self.methods:
+            for pair in batch:
+                if isinstance(pair, BrokenPair):
+                    row = {"key": pair.key, "group": pair.key, "method": method}
+                    yield row | {"status": FAILED, "error": pair.error}
+            for pair, outcome in zip(pairs, self._outcomes(method, pairs), strict=True):
+                yield self._row(pair, method, outcome)
 
-    def _measure(self, pair: Pair, method: str) -> dict[str, Any]:
-        self._check_size(pair)
+    def _outcomes(self, method: str, pairs: Sequence[Pair]) -> list[Outcome]:
+        if not pairs:
+            return []
+        try:
+            self._check_size(pairs[0])  # one size for all
+        except ValueError as error:
+            return [Outcome(error=str(error))] * len(pairs)
+        if method == BICUBIC:
+            return [self._enlarged(pair) for pair in pairs]
+        if method in self.job.others:
+            return [self._found(pair, self.job.others[method]) for pair in pairs]
+        return self._restored(pairs, self.restorers[method])
+
+    def _enlarged(self, pair: Pair) -> Outcome:
         started = time.perf_counter()
-        restored = bicubic(pair.lq, self.job.scale) if method == BICUBIC else self._restore(pair, method)
-        seconds = time.perf_counter() - started
-        name = None
-        if self.job.save_restored and method != BICUBIC:
-            name = f"restored/{method}/{pair.key}.png"
-            storage.write_bytes(storage.join(self.job.out, name), encode_png(restored))
-        return {"seconds": seconds, "device": self.device_words, "image": name, **self.meter.measure(restored, pair.hq)}
+        return Outcome(bicubic(pair.lq, self.job.scale), time.perf_counter() - started)
 
-    def _restore(self, pair: Pair, method: str) -> np.ndarray:
-        mask = None if pair.mask is None else pair.mask.astype(np.uint8) * 255
-        return self.restorers[method](pair.lq, seed=image_seed(self.job.seed, pair.key), mask=mask)
+    def _found(self, pair: Pair, other: OtherMethod) -> Outcome:
+        try:
+            return Outcome(other.restored(pair, self.job.scale))
+        except ValueError as error:
+            return Outcome(error=" ".join(str(error).split()))
+
+    def _restored(self, pairs: Sequence[Pair], restorer: Restorer) -> list[Outcome]:
+        seeds = [image_seed(self.job.seed, pair.key) for pair in pairs]
+        masks = [None if pair.mask is None else pair.mask.astype(np.uint8) * 255 for pair in pairs]
+        started = time.perf_counter()
+        try:
+            images = restorer.restore_images([pair.lq for pair in pairs], seeds, masks)
+        except ValueError as error:
+            return [Outcome(error=" ".join(str(error).split()))] * len(pairs)
+        except torch.OutOfMemoryError as error:
+            raise JobError(
+                f"image {pairs[0].key}: the GPU's memory does not hold {len(pairs)} images of "
+                f"{pairs[0].hq.shape[1]}x{pairs[0].hq.shape[0]} pixels; lower evaluation.batch_size "
+                f"({self.job.batch_size}) or evaluation.tile_size ({self.job.tile_size}) and run the same command again"
+            ) from error
+        seconds = (time.perf_counter() - started) / len(pairs)
+        return [Outcome(image, seconds) for image in images]
+
+    def _row(self, pair: Pair, method: str, outcome: Outcome) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "key": pair.key,
+            "group": pair.group,
+            "method": method,
+            "height": pair.hq.shape[0],
+            "width": pair.hq.shape[1],
+            "record": json.dumps(pair.record, sort_keys=True),
+        }
+        if outcome.image is None:
+            return row | {"status": FAILED, "error": outcome.error}
+        if self.job.save_restored and method in self.restorers:
+            row["image"] = f"restored/{method}/{pair.key}.png"
+            storage.write_bytes(storage.join(self.job.out, row["image"]), encode_png(outcome.image))
+        if outcome.seconds is not None:
+            row |= {"seconds": outcome.seconds, "device": self.device_words}
+        return row | {"status": OK, **self.meter.measure(outcome.image, pair.hq)}
 
     def _check_size(self, pair: Pair) -> None:
         height, width = (side * self.job.scale for side in pair.lq.shape[:2])

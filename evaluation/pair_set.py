@@ -1,11 +1,11 @@
-"""The test set: HQ/LQ pairs from a dataset of shards, or from a folder with the subfolders hq/ and lq/ (and mask/).
+"""The test set: HQ/LQ pairs from a dataset of shards, or from folders: hq/ and lq/ (and mask/) below one, or any two.
 
 What cannot be read becomes a BrokenPair with its reason: it is counted, never left out.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,18 +73,54 @@ class PairSet:
         return sum(shard.num_pairs for shard in self.shards)
 
 
-def open_pairs(url: str, max_images: int | None = None, images_per_shard: int = 16) -> PairSet:
+def open_pairs(
+    url: str, max_images: int | None = None, images_per_shard: int = 16, lq: str | None = None, scale: int = 1
+) -> PairSet:
     """Open the test set at `url`, cut to the first `max_images` pairs in key order.
 
-    Raises UsageError if there is neither a finished dataset nor a folder pair, or if it holds no pair.
+    With `lq`, `url` is a folder of HQ images and `lq` one of LQ images. Files belong together that have the same path
+    but for the extension; an LQ image may also be called NAMEx4 at scale 4, as the field's test sets have it. Raises
+    UsageError if there is neither a finished dataset nor a folder pair, or if it holds no pair.
     """
     if storage.exists(storage.join(url, "dataset.json")):
+        if lq is not None:
+            raise UsageError(f"lq '{lq}': data '{url}' is a dataset, which has LQ images of its own; leave --lq out")
         pairs = _from_dataset(open_dataset(url), max_images)
     else:
-        pairs = _from_folders(url, max_images, images_per_shard)
+        folders = (url, lq, None) if lq is not None else tuple(storage.join(url, name) for name in ("hq", "lq", "mask"))
+        files = [{} if folder is None else files_by_key(folder, "data") for folder in folders]
+        if not files[0] and not files[1]:
+            raise UsageError(_nothing_there(url, lq))
+        pairs = _from_folders(url, files[0], without_scale(files[1], files[0], scale), files[2], max_images,
+                              images_per_shard)  # fmt: skip
     if pairs.num_pairs == 0:
         raise UsageError(f"data '{url}': the test set is empty; give a dataset or folder pair that holds images")
     return pairs
+
+
+def files_by_key(folder: str, field: str) -> dict[str, str]:
+    """URLs of the image files below a folder by their relative path without extension.
+
+    Raises UsageError, naming `field`, for two files of one key.
+    """
+    found: dict[str, str] = {}
+    for entry in storage.list_files(folder):
+        if is_image_name(entry.name):
+            key = entry.name.rpartition(".")[0]
+            if key in found:
+                raise UsageError(f"{field} '{folder}': two files are called '{key}'; keep one of them")
+            found[key] = entry.url
+    return found
+
+
+def without_scale(files: Mapping[str, str], keys: Collection[str], scale: int) -> dict[str, str]:
+    """`files` by key, where a name that is no key loses an ending like x4 if it is one then."""
+    ending = f"x{scale}"
+    renamed = {}
+    for name, url in files.items():
+        bare = name.removesuffix(ending)
+        renamed[bare if name not in keys and bare in keys and bare not in files else name] = url
+    return renamed
 
 
 def read_pairs(pairs: PairSet, shard: PairShard) -> Iterator[Pair | BrokenPair]:
@@ -121,34 +157,36 @@ def _decode_sample(members: dict[str, Any]) -> Pair | BrokenPair:
     return Pair(key, str(record.get("source", key)), hq, lq, mask, record)
 
 
-def _from_folders(url: str, max_images: int | None, images_per_shard: int) -> PairSet:
-    hq, lq, mask = (_files_by_key(storage.join(url, name)) for name in ("hq", "lq", "mask"))
-    if not hq and not lq:
-        raise UsageError(
-            f"data '{url}': neither a dataset (dataset.json) nor a folder pair; give the --out of make_pairs.py, or a "
-            "folder with the subfolders hq/ and lq/ holding images of the same names"
-        )
+def _from_folders(
+    url: str,
+    hq: Mapping[str, str],
+    lq: Mapping[str, str],
+    mask: Mapping[str, str],
+    max_images: int | None,
+    images_per_shard: int,
+) -> PairSet:
     keys = sorted(set(hq) | set(lq))[:max_images]
     files = [FilePair(key, hq.get(key), lq.get(key), mask.get(key)) for key in keys]
     chunks = [tuple(files[start : start + images_per_shard]) for start in range(0, len(files), images_per_shard)]
     shards = tuple(PairShard(f"{number:06d}", len(chunk), chunk) for number, chunk in enumerate(chunks))
-    content = [[pair.key, *map(_sha256, (pair.hq, pair.lq, pair.mask))] for pair in files]
+    content = [[pair.key, *map(file_sha256, (pair.hq, pair.lq, pair.mask))] for pair in files]
     return PairSet(url, digest(content), shards)
 
 
-def _files_by_key(folder: str) -> dict[str, str]:
-    """Image files below a folder by their relative path without suffix. Raises UsageError for two of one key."""
-    found: dict[str, str] = {}
-    for entry in storage.list_files(folder):
-        if is_image_name(entry.name):
-            key = entry.name.rpartition(".")[0]
-            if key in found:
-                raise UsageError(f"data '{folder}': two files are called '{key}'; keep one of them")
-            found[key] = entry.url
-    return found
+def _nothing_there(url: str, lq: str | None) -> str:
+    if lq is not None:
+        return f"data '{url}': neither there nor in lq '{lq}' is an image; give a folder of HQ and one of LQ images"
+    folders = [name for name in ("hq", "lq") if storage.exists(storage.join(url, name))]
+    if folders:
+        return f"data '{url}': the test set is empty, there is no image in {'/ and '.join(folders)}/; put images there"
+    return (
+        f"data '{url}': neither a dataset (dataset.json) nor a folder pair; give the --out of make_pairs.py, a folder "
+        "with the subfolders hq/ and lq/ holding images of the same names, or a folder of HQ images and --lq"
+    )
 
 
-def _sha256(url: str | None) -> str | None:
+def file_sha256(url: str | None) -> str | None:
+    """sha256 of a file's content; None for no file."""
     return None if url is None else hashlib.sha256(storage.read_bytes(url)).hexdigest()
 
 

@@ -3,13 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from evaluation.evaluation_plan import Evaluation
 from evaluation.evaluator import bicubic
-from evaluation.pair_set import Pair, PairSet, read_pairs
-from evaluation.report import HQ, LQ, Picture
-from evaluation.rows import OK
+from evaluation.pair_set import Pair, read_pairs
+from evaluation.report_gallery import Picture
+from evaluation.report_words import HQ, LQ
+from evaluation.rows import BICUBIC, CHAMPION, OK
+from evaluation.summary import methods_of
 from infra import storage
+from infra.errors import JobError
 from resshift.image_files import decode_rgb
 
 BEST_SHARE = 0.25  # of the images shown; the others are the worst
@@ -23,29 +28,43 @@ def choose_keys(ranking: Sequence[str], count: int) -> list[str]:
     return [*ranking[: count - best], *ranking[len(ranking) - best :]]
 
 
-def collect_pictures(
-    pairs: PairSet, rows: pd.DataFrame, summary: Mapping[str, Any], out: str, count: int
-) -> list[Picture]:
-    """The pictures of the report, worst first. Empty if restored images were not saved."""
-    stored = rows[(rows["status"] == OK) & rows["image"].notna()]
-    image_of = {(row.key, row.method): str(row.image) for row in stored.itertuples()}
-    shard_of = dict(zip(rows["key"], rows["shard"], strict=True))
-    keys = [
-        key for key in choose_keys(summary["ranking"], count) if any(key == stored_key for stored_key, _ in image_of)
-    ]
-    wanted = set(keys)
-    shards = {shard_of[key] for key in keys}
+def collect_pictures(evaluation: Evaluation, rows: pd.DataFrame, summary: Mapping[str, Any], out: str) -> list[Picture]:
+    """The pictures of the report, worst first, with the images of every method that still has them."""
+    keys = choose_keys(summary["ranking"], evaluation.config.report_images)
+    own = rows[rows["shard"].notna()]
+    shard_of = dict(zip(own["key"], own["shard"], strict=True))
+    wanted, shards = set(keys), {shard_of[key] for key in keys}
     found: dict[str, Picture] = {}
-    for shard in pairs.shards:
-        if shard.name not in shards:
-            continue
-        for pair in read_pairs(pairs, shard):
-            if isinstance(pair, Pair) and pair.key in wanted:
-                restored = {
-                    method: decode_rgb(storage.read_bytes(storage.join(out, name)))
-                    for (key, method), name in image_of.items()
-                    if key == pair.key
-                }
-                enlarged = bicubic(pair.lq, summary["protocol"]["scale"])
-                found[pair.key] = Picture(pair.key, {LQ: enlarged, **restored, HQ: pair.hq}, pair.record)
+    for shard in evaluation.pairs.shards:
+        if shard.name in shards:
+            for pair in read_pairs(evaluation.pairs, shard):
+                if isinstance(pair, Pair) and pair.key in wanted:
+                    found[pair.key] = _picture(evaluation, rows, pair, out)
     return [found[key] for key in keys]
+
+
+def _picture(evaluation: Evaluation, rows: pd.DataFrame, pair: Pair, out: str) -> Picture:
+    measured = rows[(rows["key"] == pair.key) & (rows["status"] == OK)].set_index("method")
+    images = {LQ: bicubic(pair.lq, evaluation.protocol["scale"])}
+    for method in methods_of(rows):
+        if method != BICUBIC and method in measured.index:  # bicubic is the enlarged LQ
+            restored = _restored(evaluation, pair, method, measured["image"][method], out)
+            if restored is not None:
+                images[method] = restored
+    return Picture(pair.key, {**images, HQ: pair.hq}, pair.record)
+
+
+def _restored(evaluation: Evaluation, pair: Pair, method: str, image: object, out: str) -> np.ndarray | None:
+    """What a method made of a test image; None if it was not kept, or no longer is."""
+    if method in evaluation.others:
+        return evaluation.others[method].restored(pair, evaluation.protocol["scale"])
+    if not isinstance(image, str):  # no image was saved
+        return None
+    champion = evaluation.plan["champion"]
+    elsewhere = method == CHAMPION and evaluation.champion_rows is not None
+    try:
+        return decode_rgb(storage.read_bytes(storage.join(champion["out"] if elsewhere else out, image)))
+    except (FileNotFoundError, JobError):
+        if not elsewhere:
+            raise
+        return None  # the folder of the champion's evaluation is gone or out of reach; its figures stay

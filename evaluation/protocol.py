@@ -8,7 +8,7 @@ from evaluation.metrics import METRICS
 from infra.errors import UsageError
 from infra.recipe import Recipe, difference, digest
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 def build_protocol(recipe: Recipe, config: EvaluationConfig, test_set_digest: str, num_images: int) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def build_protocol(recipe: Recipe, config: EvaluationConfig, test_set_digest: st
         "metrics": {name: metric_version(name) for name in config.metrics},
         "colour": "8-bit RGB, 0..255, results rounded and clipped, no border cropped",
         "bicubic": "a = -0.75, pixel centres aligned by area, no antialiasing, clipped to 0..255",
-        "noise": "normal, from a CPU generator seeded with sha256(seed/key)",
+        "noise": "normal, by squares of 64x64 latents, CPU generators seeded with sha256(sha256(seed/key)/row/column)",
         "seed": config.seed,
         "tile_size": config.tile_size,
         "tile_overlap": config.tile_overlap,

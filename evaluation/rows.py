@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from evaluation.metrics import METRICS
 from infra import storage
 
-MODEL, BICUBIC, CHAMPION = "model", "bicubic", "champion"  # the values of the column `method`
+# The values of the column `method`, besides the names of other methods whose outputs were measured.
+MODEL, BICUBIC, CHAMPION = "model", "bicubic", "champion"
 OK, FAILED = "ok", "failed"  # the values of the column `status`
 
 SCHEMA = pa.schema(
@@ -27,9 +28,9 @@ SCHEMA = pa.schema(
         ("error", pa.string()),  # why it failed, one line
         ("height", pa.int32()),  # of the HQ image, pixels
         ("width", pa.int32()),
-        ("seconds", pa.float64()),  # to restore this image
+        ("seconds", pa.float64()),  # to restore this image; null for images that were restored elsewhere
         ("device", pa.string()),  # what it ran on
-        ("image", pa.string()),  # the restored image, relative to the evaluation's folder
+        ("image", pa.string()),  # the restored image, relative to the folder of the evaluation that made it
         ("record", pa.string()),  # how the LQ image was made, JSON
         *((name, pa.float64()) for name in METRICS),
     ]
@@ -53,8 +54,8 @@ def encode_frame(rows: pd.DataFrame) -> bytes:
 
 
 def decode_rows(data: bytes) -> pd.DataFrame:
-    """The bytes of a Parquet file as a frame with the columns of SCHEMA."""
-    return pq.read_table(io.BytesIO(data)).to_pandas()
+    """The bytes of a Parquet file as a frame with the columns of SCHEMA; a metric that came later is null."""
+    return pq.read_table(io.BytesIO(data)).to_pandas().reindex(columns=SCHEMA.names)
 
 
 def read_rows(out: str, shards: Sequence[str]) -> pd.DataFrame:

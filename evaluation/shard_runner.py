@@ -8,7 +8,8 @@ from typing import Any
 import ray
 import torch
 
-from evaluation.evaluator import Bundle, EvaluationJob, Evaluator, load_bundle
+from evaluation.evaluator import EvaluationJob, Evaluator
+from evaluation.model_bundle import Bundle, load_bundle
 from evaluation.pair_set import PairShard
 from infra.cluster import cluster
 from infra.errors import JobError, UsageError
@@ -61,7 +62,7 @@ class EvaluatorActor:
 
 
 def _counts(start_actor: Callable[[], Any], num_actors: int, shards: Sequence[PairShard]) -> Iterator[int]:
-    """Hand each idle actor the next shard; yields 1 for each image that is done.
+    """Hand each idle actor the next shard; yields the number of images that are done, as they are.
 
     An actor that dies is replaced and its shard begun again; what it had counted is taken back.
     """

@@ -1,7 +1,7 @@
 """From per-image rows to figures: means, paired differences with intervals, worst and best images, runtime."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,35 +11,42 @@ from evaluation.config import EvaluationConfig
 from evaluation.metrics import METRICS
 from evaluation.rows import BICUBIC, CHAMPION, FAILED, MODEL, OK
 
+OWN = (BICUBIC, CHAMPION, MODEL)  # the methods that have a row for every image, as far as they are there at all
+NUM_EXTREMES = 5  # images listed as the worst and as the best
+
 
 def methods_of(rows: pd.DataFrame) -> list[str]:
-    """The methods that were measured, in the order in which they are shown."""
+    """The methods that were measured, in the order in which they are shown: the model last."""
     present = set(rows["method"])
-    return [method for method in (BICUBIC, CHAMPION, MODEL) if method in present]
+    own = [method for method in (BICUBIC, CHAMPION, MODEL) if method in present]
+    return [*own[:1], *sorted(present - set(own)), *own[1:]]
 
 
 def summarize(rows: pd.DataFrame, config: EvaluationConfig) -> dict[str, Any]:
     """Everything the figures of an evaluation say, as JSON data.
 
-    A metric is averaged over the images on which every method has a value, so that columns can be compared; how many
-    those are stands beside it. Improvements have their sign turned so that positive is better.
+    A metric of the model, the champion and bicubic is averaged over the images on which all of them have a value, so
+    that columns can be compared; another method over those of these that it has restored. How many that are stands
+    beside each mean. Improvements have their sign turned so that positive is better.
     """
     methods = methods_of(rows)
     return {
         "num_images": int(rows["key"].nunique()),
         "num_groups": int(rows["group"].nunique()),
-        "failed": failures(rows),
+        "failed": failures(rows, OWN),
+        "failed_others": {method: failures(rows, [method]) for method in methods if method not in OWN},
         "metrics": {name: _summarize_metric(rows, name, methods, config) for name in config.metrics},
+        "extremes": {name: _extremes(rows, name) for name in config.metrics},
         "ranking_metric": ranking_metric(config.metrics),
         "ranking": rank_images(rows, config.metrics),
-        "device": ", ".join(sorted(rows["device"].dropna().unique())),
-        "seconds_per_megapixel": {method: _runtime(rows, method) for method in methods if method != BICUBIC},
+        "device": ", ".join(sorted(rows[rows["method"] == MODEL]["device"].dropna().unique())),
+        "seconds_per_megapixel": {method: _runtime(rows, method) for method in (CHAMPION, MODEL) if method in methods},
     }
 
 
-def failures(rows: pd.DataFrame) -> list[dict[str, str]]:
-    """Images that could not be read or restored: key, first method it failed with, and reason; each reason once."""
-    failed = rows[rows["status"] == FAILED].drop_duplicates(["key", "error"])
+def failures(rows: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, str]]:
+    """Images that could not be read or restored: key, first of `methods` that failed, and reason; each reason once."""
+    failed = rows[(rows["status"] == FAILED) & rows["method"].isin(methods)].drop_duplicates(["key", "error"])
     return failed[["key", "method", "error"]].to_dict("records")
 
 
@@ -51,16 +58,21 @@ def ranking_metric(metrics: Sequence[str]) -> str:
 def rank_images(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     """Keys of the measured images, worst first: least improvement over bicubic in the ranking metric."""
     metric = ranking_metric(metrics)
-    table = paired_values(rows, metric)
+    table = paired_values(rows, metric, OWN)
     if MODEL not in table or table.empty:
         return []
     improvement = improvements(table, metric, BICUBIC) if BICUBIC in table else table[MODEL]
     return list(improvement.sort_index().sort_values(kind="stable").index)
 
 
-def paired_values(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Values of a metric with one line per image (index: key) and one column per method; complete lines only."""
+def paired_values(rows: pd.DataFrame, metric: str, methods: Collection[str] | None = None) -> pd.DataFrame:
+    """Values of a metric with one line per image (index: key) and one column per method; complete lines only.
+
+    `methods`: the only ones to look at, or None for all in `rows`.
+    """
     measured = rows[rows["status"] == OK]
+    if methods is not None:
+        measured = measured[measured["method"].isin(methods)]
     table = measured.pivot(index="key", columns="method", values=metric)
     return table.dropna()
 
@@ -102,18 +114,35 @@ def improvement_text(name: str, interval: Mapping[str, Any]) -> str:
 
 
 def _summarize_metric(rows: pd.DataFrame, name: str, methods: list[str], config: EvaluationConfig) -> dict[str, Any]:
-    table = paired_values(rows, name)
-    if table.empty or not set(methods) <= set(table.columns):
-        return {"num_images": 0, "methods": {}, "improvement_over": {}}
-    return {
-        "num_images": len(table),
-        "methods": {method: interval_json(interval_of(table[method], rows, config)) for method in methods},
-        "improvement_over": {
-            method: interval_json(interval_of(improvements(table, name, method), rows, config))
-            for method in methods
-            if method != MODEL
-        },
-    }
+    table = paired_values(rows, name, OWN)
+    figures: dict[str, Any] = {"num_images": 0, "methods": {}, "improvement_over": {}}
+    if table.empty or not {method for method in methods if method in OWN} <= set(table.columns):
+        return figures
+    for method in methods:
+        values = table
+        if method not in OWN:
+            own = paired_values(rows, name, [method])
+            values = table.join(own, how="inner") if method in own else own
+            if values.empty:
+                continue
+        figures["methods"][method] = interval_json(interval_of(values[method], rows, config))
+        if method != MODEL:
+            gains = improvements(values, name, method)
+            figures["improvement_over"][method] = interval_json(interval_of(gains, rows, config))
+    return figures | {"num_images": len(table)}
+
+
+def _extremes(rows: pd.DataFrame, name: str) -> dict[str, dict[str, list[list[Any]]]]:
+    """By reference (bicubic, champion) the [key, improvement] of the images where the model gains least and most."""
+    table = paired_values(rows, name, OWN)
+    found = {}
+    for reference in (BICUBIC, CHAMPION):
+        if reference in table and MODEL in table and not table.empty:
+            ordered = improvements(table, name, reference).sort_index().sort_values(kind="stable")
+            listed = [[key, float(gain)] for key, gain in ordered.items()]
+            few = min(NUM_EXTREMES, len(listed) // 2) or len(listed)
+            found[reference] = {"worst": listed[:few], "best": listed[::-1][:few]}
+    return found
 
 
 def _runtime(rows: pd.DataFrame, method: str) -> float | None:

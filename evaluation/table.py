@@ -22,8 +22,9 @@ def console() -> Console:
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Means of each method, and the model's improvement over the others with its interval."""
     champion = summary["champion"]
-    baseline = "bicubic" if summary["protocol"]["scale"] > 1 else "input"
-    names = {BICUBIC: baseline, CHAMPION: f"champion v{champion['version']}" if champion else "", MODEL: "model"}
+    names = {name: name for name in summary["others"]}
+    names[BICUBIC] = "bicubic" if summary["protocol"]["scale"] > 1 else "input"
+    names |= {CHAMPION: f"champion v{champion['version']}" if champion else "", MODEL: "model"}
     methods = max((list(figures["methods"]) for figures in summary["metrics"].values()), key=len)
     table = Table(title=f"{summary['title']}: {summary['num_images']} images, {len(summary['failed'])} failed")
     table.add_column("metric")
@@ -32,13 +33,20 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for method in methods[:-1]:
         table.add_column(f"improvement over {names[method]}", justify="right")
     for name, figures in summary["metrics"].items():
-        decimals = METRICS[name].decimals
-        means = [f"{figures['methods'][method]['mean']:.{decimals}f}" for method in figures["methods"]]
-        gains = [escape(improvement_text(name, interval)) for interval in figures["improvement_over"].values()]
+        means = [_mean(name, figures["methods"].get(method)) for method in methods]
+        gains = [_gain(name, figures["improvement_over"].get(method)) for method in methods[:-1]]
         arrow = "↑" if METRICS[name].higher_is_better else "↓"
-        cells = [*means, *gains] or ["–"] * (2 * len(methods) - 1)  # too small for this metric, every image
-        table.add_row(f"{METRICS[name].label} {arrow}", *cells)
+        table.add_row(f"{METRICS[name].label} {arrow}", *means, *gains)
     return table
+
+
+def _mean(name: str, interval: Mapping[str, Any] | None) -> str:
+    """A dash where an image was too small for a metric, or a method lacks it."""
+    return "–" if interval is None else f"{interval['mean']:.{METRICS[name].decimals}f}"
+
+
+def _gain(name: str, interval: Mapping[str, Any] | None) -> str:
+    return "–" if interval is None else escape(improvement_text(name, interval))
 
 
 def gates_table(name: str, version: str, results: Sequence[GateResult]) -> Table:

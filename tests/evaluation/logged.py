@@ -7,8 +7,8 @@ from evaluation.config import EvaluationConfig
 from evaluation.evaluation_run import log_evaluation
 from evaluation.protocol import protocol_digest
 from evaluation.registry import client
-from evaluation.rows import BICUBIC, CHAMPION, MODEL
-from evaluation.summary import summarize
+from evaluation.rows import BICUBIC, CHAMPION, MODEL, SCHEMA
+from evaluation.summary import OWN, summarize
 from infra import storage
 
 CONFIG = EvaluationConfig(metrics=("psnr_y", "ssim_y"), bootstrap_resamples=1000)
@@ -52,16 +52,19 @@ def make_rows(gains: dict[str, float], num_images: int = 12, failed: int = 0) ->
                 row |= {"psnr_y": value, "ssim_y": value / 50}
             rows.append(row)
     frame = pd.DataFrame(rows)
-    return frame.assign(psnr=np.nan, ms_ssim_y=np.nan, lpips_alex=np.nan, lpips_vgg=np.nan, image=None)
+    return frame.reindex(columns=SCHEMA.names)
 
 
 def make_summary(rows: pd.DataFrame, version: str | None, champion: str | None = None, test_set: str = "a") -> dict:
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "title": f"{NAME} · version {version}",
         "model": {"uri": f"models:/{NAME}/{version}", "name": NAME, "version": version, "digest": "d"},
         "champion": None if champion is None else {"uri": f"models:/{NAME}/{champion}", "version": champion},
+        "others": {name: f"outputs/{name}" for name in rows["method"].unique() if name not in OWN},
         "data": "pairs",
+        "out": "runs/evaluation",
+        "batch_size": 1,
         "protocol": protocol(test_set),
         "protocol_digest": protocol_digest(protocol(test_set)),
         "confidence": 0.95,

@@ -1,11 +1,8 @@
-"""report.html: complete in itself, escaped, and alive in a real browser where one is installed."""
+"""report.html and the figures in it: complete in itself, escaped, paired."""
 
 import base64
 import io
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,13 +14,15 @@ from rich.console import Console
 from degradations import build
 from degradations.words import describe_record
 from evaluation.pictures import choose_keys
-from evaluation.report import Picture, render_report
+from evaluation.report import render_report
+from evaluation.report_gallery import Picture
 from evaluation.strip_plot import MARGIN, WIDTH, strip_plot
 from evaluation.summary import rank_images, summarize
 from evaluation.table import summary_table
 from tests.evaluation.logged import CONFIG, make_rows, make_summary
 
 DRAWN = build("realesrgan", scale=4).draw(64, 64, seed=1)
+SMALL = CONFIG.model_copy(update={"report_image_size": 40})
 RECORD = {"source": "<b>photo</b>.png", "degradation": DRAWN.model_dump(mode="json")}
 
 
@@ -45,7 +44,7 @@ def report(rng):
     for key in choose_keys(summary["ranking"], 4):
         images = {role: rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for role in ("lq", "model", "champion", "hq")}
         pictures.append(Picture(key, images, RECORD))
-    return render_report(summary, rows, pictures, 40), pictures
+    return render_report(summary, rows, pictures, SMALL), pictures
 
 
 def test_nothing_is_fetched_from_anywhere(report):
@@ -59,6 +58,7 @@ def test_nothing_is_fetched_from_anywhere(report):
     assert "https://" not in html
     assert "@import" not in html
     assert not re.search(r"url\(", html)
+    assert "fetch(" not in html
     assert "default-src 'none'" in html
 
 
@@ -88,7 +88,7 @@ def test_figures_hold_model_bicubic_and_champion(report):
 
 def test_failures_are_shown(rng):
     rows = make_rows({"bicubic": 0.0, "model": -0.6}, num_images=6, failed=2)
-    html = render_report(make_summary(rows, "1"), rows, [], 64)
+    html = render_report(make_summary(rows, "1"), rows, [], CONFIG)
     assert "2 images could not be measured" in html
     assert "the sample is damaged" in html
 
@@ -107,7 +107,7 @@ def test_a_metric_without_values_is_said_to_be_missing():
     rows = make_rows({"bicubic": 0.0, "model": 0.5}).assign(ssim_y=np.nan)
     figures = summarize(rows, CONFIG)["metrics"]["ssim_y"]
     assert figures["num_images"] == 0
-    assert "not measured" in render_report(make_summary(rows, "1"), rows, [], 64)
+    assert "not measured" in render_report(make_summary(rows, "1"), rows, [], CONFIG)
     printer = Console(width=120, record=True, file=io.StringIO())
     printer.print(summary_table(make_summary(rows, "1")))
     assert "SSIM-Y ↑" in printer.export_text()
@@ -131,52 +131,64 @@ def test_strip_plot_keeps_everything_inside(rng):
     assert strip_plot(np.zeros(3), {"mean": 0.0, "low": None, "high": None})["bar"] is None
 
 
-PROBE = """
-<script>
-window.addEventListener("load", () => {
-  const viewer = document.querySelector(".viewer"), range = viewer.querySelector("input");
-  const box = viewer.getBoundingClientRect();
-  range.value = 20; range.dispatchEvent(new Event("input"));
-  const byKey = viewer.style.getPropertyValue("--cut");
-  const touch = {clientX: box.left + 0.75 * box.width, pointerId: 1, pointerType: "touch"};
-  viewer.setPointerCapture = () => {};
-  viewer.dispatchEvent(new PointerEvent("pointerdown", touch));
-  const result = {
-    byKey, byTouch: viewer.style.getPropertyValue("--cut"),
-    shown: [...document.images].every((image) => image.complete && image.naturalWidth === 40),
-    wide: document.documentElement.scrollWidth <= window.innerWidth,
-    before: viewer.querySelector("img.left").dataset.role,
-  };
-  document.querySelectorAll(".segmented button")[1].click();
-  result.after = viewer.querySelector("img.left").dataset.role + "|" + viewer.querySelector("img.right").dataset.role;
-  result.label = viewer.querySelector(".label.left").textContent;
-  result.fetched = performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length;
-  document.title = JSON.stringify(result);
-});
-</script>
-"""
+def test_other_methods_are_compared_on_what_they_restored():
+    rows = make_rows({"bicubic": 0.0, "swinir": 0.2, "model": 0.5, "champion": 0.4}, num_images=6)
+    missing = (rows["method"] == "swinir") & rows["key"].isin(["image00", "image04"])
+    rows.loc[missing, ["status", "error", "psnr_y", "ssim_y"]] = ["failed", "there is no image", np.nan, np.nan]
+    summary = make_summary(rows, "1", champion="2")
+    figures = summary["metrics"]["psnr_y"]
+    assert list(figures["methods"]) == ["bicubic", "swinir", "champion", "model"]
+    assert figures["num_images"] == 6, "what another method lacks takes nothing from the figures of the model"
+    assert figures["improvement_over"]["swinir"]["num_images"] == 4
+    assert figures["improvement_over"]["bicubic"]["num_images"] == 6
+    values = rows[~rows["key"].isin(["image00", "image04"])].pivot(index="key", columns="method", values="psnr_y")
+    expected = (values["model"] - values["swinir"]).mean()
+    assert figures["improvement_over"]["swinir"]["mean"] == pytest.approx(expected)
+    assert summary["failed"] == []
+    assert [item["key"] for item in summary["failed_others"]["swinir"]] == ["image00", "image04"]
+    html = render_report(summary, rows, [], CONFIG)
+    assert "has no usable output for 2 images" in html
+    assert "Improvement over swinir" in html
+    assert "on 4 images" in html
+    printer = Console(width=200, record=True, file=io.StringIO())
+    printer.print(summary_table(summary))
+    assert "improvement over swinir" in printer.export_text()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_the_slider_works_in_a_browser(report, tmp_path, width):
-    page = tmp_path / "report.html"
-    page.write_text(report[0] + PROBE)
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--window-size={width},900", "--dump-dom", page.as_uri()]
-    dumped = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    title = re.search(r"<title>(.*?)</title>", dumped, re.DOTALL)
-    assert title is not None
-    assert json.loads(title.group(1)) == {
-        "byKey": "20%",
-        "byTouch": "75%",
-        "shown": True,
-        "wide": True,
-        "before": "lq",
-        "after": "champion|model",
-        "label": "Champion (v2)",
-        "fetched": 0,
-    }
+def test_worst_and_best_images_are_listed_by_metric_and_reference():
+    rows = make_rows({"bicubic": 0.0, "model": 0.5, "champion": 0.4}, num_images=12)
+    rows.loc[(rows["key"] == "image03") & (rows["method"] == "model"), "ssim_y"] = 0.1
+    rows.loc[(rows["key"] == "image07") & (rows["method"] == "champion"), "ssim_y"] = 0.1
+    extremes = make_summary(rows, "3", champion="2")["extremes"]["ssim_y"]
+    assert extremes["bicubic"]["worst"][0][0] == "image03"
+    assert extremes["champion"]["best"][0][0] == "image07"
+    assert len(extremes["champion"]["worst"]) == len(extremes["champion"]["best"]) == 5
+    gains = [gain for _, gain in extremes["bicubic"]["worst"]]
+    assert gains == sorted(gains)
+
+
+def test_images_stop_where_the_file_would_become_too_large(rng):
+    rows = make_rows({"bicubic": 0.0, "model": 0.5}, num_images=6)
+    summary = make_summary(rows, "1")
+    pictures = [
+        Picture(key, {role: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for role in ("lq", "model", "hq")}, {})
+        for key in summary["ranking"]
+    ]
+    html = render_report(summary, rows, pictures, CONFIG.model_copy(update={"report_megabytes": 0.16}))
+    shown = re.findall(r'id="case-(image\d+)"', html)
+    # About 17 kB an image: three pictures of three images fit, two of the worst and the best.
+    assert shown == [summary["ranking"][index] for index in (0, 1, 5)]
+    assert "3 of 6 images (3 more would make this file too large)" in html
+    assert len(html) < 0.25e6
+
+
+def test_a_record_of_another_version_is_said_to_be_one(rng):
+    rows = make_rows({"bicubic": 0.0, "model": 0.5}, num_images=2)
+    summary = make_summary(rows, "1")
+    images = {role: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for role in ("lq", "model", "hq")}
+    record = {"degradation": {**RECORD["degradation"], "steps": [{"op": "a step of the future"}]}}
+    pictures = [Picture(key, images, record) for key in summary["ranking"]]
+    assert "degraded by another version" in render_report(summary, rows, pictures, CONFIG)
 
 
 def test_rows_survive_parquet(rng):
