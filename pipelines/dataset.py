@@ -20,6 +20,7 @@ from pipelines.shard import CommitRecord, committed_shards, decode_png, read_sha
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "dataset.json"
+SHOWN_CHANGES = 6
 
 _DECODERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     "hq.png": ("hq", decode_png),
@@ -132,12 +133,18 @@ def freeze_plan(url: str, plan: dict[str, Any]) -> None:
     `plan["identity"]` is what the bytes depend on, and `plan_hash` its digest. Raises UsageError that lists in which
     keys an existing plan differs.
     """
-    if storage.write_json(storage.join(url, PLAN_FILE), plan, if_absent=True):
-        return
+    if not storage.write_json(storage.join(url, PLAN_FILE), plan, if_absent=True):
+        check_plan(url, plan)
+
+
+def check_plan(url: str, plan: dict[str, Any]) -> bool:
+    """True if `url` holds this plan already, False if it holds none. Raises UsageError if it holds another one."""
     existing = read_plan(url)
-    assert existing is not None, "write_json said that it exists"
-    if existing["plan_hash"] != plan["plan_hash"]:
+    if existing is not None and existing["plan_hash"] != plan["plan_hash"]:
         changes = difference(existing["identity"], plan["identity"])
+        more = f"; and {len(changes) - SHOWN_CHANGES} more" if len(changes) > SHOWN_CHANGES else ""
         raise UsageError(
-            f"out '{url}': holds another dataset ({'; '.join(changes[:6])}); choose another --out or undo the change"
+            f"out '{url}': holds another dataset ({'; '.join(changes[:SHOWN_CHANGES])}{more}); choose another --out or "
+            "undo the change"
         )
+    return existing is not None

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
+from infra.cli import CpuPriceOption, DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
 from infra.recipe import load_recipe
+from pipelines.estimate import Prices
 from pipelines.pairs import make_pairs
 
 
@@ -18,9 +19,11 @@ def main(
     overrides: OverridesArgument = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
+    price_per_cpu_hour: CpuPriceOption = None,
 ) -> None:
     """Synthesise HQ/LQ pairs from photos into WebDataset shards. The same command resumes."""
-    print(make_pairs(load_recipe(recipe, overrides), source, out, workers, dry_run))
+    prices = Prices(cpu_hour=price_per_cpu_hour)
+    print(make_pairs(load_recipe(recipe, overrides), source, out, workers, dry_run, prices))
 
 
 def cli() -> None:

@@ -16,7 +16,9 @@ from infra.progress import progress
 from infra.recipe import Recipe
 from pipelines.card import write_card, write_rejects
 from pipelines.dataset import freeze_plan
+from pipelines.estimate import Prices
 from pipelines.plan import PairPlan, PlannedDataset, plan_pairs
+from pipelines.probe import dry_run as estimate_pairs
 from pipelines.samples import pair_samples
 from pipelines.shard import CommitRecord, Reject, clear_leftovers, committed_shards, make_shard
 from pipelines.source import SourceImage
@@ -24,21 +26,24 @@ from pipelines.source import SourceImage
 Done = dict[int, CommitRecord]
 
 
-def make_pairs(recipe: Recipe, source: str, out: str, workers: int | None = None, dry_run: bool = False) -> str:
+def make_pairs(
+    recipe: Recipe,
+    source: str,
+    out: str,
+    workers: int | None = None,
+    dry_run: bool = False,
+    prices: Prices | None = None,
+) -> str:
     """Synthesise the pairs of a recipe into shards below `out`; returns a one-line summary.
 
+    With `dry_run`, nothing is stored: returns the plan, what it will take, and its cost where `prices` are known.
     Raises UsageError for a wrong recipe or source, or an `out` that holds another plan; JobError as soon as more
     samples were rejected than `shards.max_reject_rate` allows (what was made stays, and rejects.jsonl says which).
     """
     planned = plan_pairs(recipe, source, out)
     plan, document = planned.plan, planned.document
     if dry_run:
-        size = plan.shards.hq_size
-        return (
-            f"plan {document['plan_hash'][:12]}: {planned.source.num_images} images x {plan.shards.variants} variants "
-            f"= {plan.num_samples} pairs of {size}x{size} and {size // plan.scale}x{size // plan.scale} in "
-            f"{plan.num_shards} shards -> {out}"
-        )
+        return estimate_pairs(planned, workers, prices)
     freeze_plan(out, document)
     done = committed_shards(out)
     todo = [shard for shard in range(plan.num_shards) if shard not in done]

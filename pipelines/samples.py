@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from degradations import Degradation, Pair, build, paired
+from degradations import Pair, build, paired
 from infra import storage
 from pipelines.decode import Rejected, decode_rgb
 from pipelines.plan import PairPlan
@@ -31,7 +31,7 @@ def pair_samples(
     `images`: those of the shard, each once, in plan order. What cannot be used is appended to `rejects`, once per
     sample that is missing for it, and never replaced.
     """
-    degrade = None if plan.degradation["name"] == "paired" else build(plan.degradation, scale=plan.scale)
+    maker = PairMaker(plan)
     samples, variants = plan.samples_of(shard), plan.shards.variants
     place, photo = -1, Photo(np.empty(0))
     reject: Reject | None = None
@@ -46,7 +46,7 @@ def pair_samples(
         if reject is not None:
             rejects.append(reject)
         else:
-            yield _sample(plan, degrade, photo, images[place], index)
+            yield maker.sample(photo, images[place], index)
 
 
 def load_photo(image: SourceImage, hq_size: int, scale: int) -> Photo:
@@ -76,49 +76,46 @@ def crop_generator(seed: int, name: str, variant: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(int.from_bytes(hashed.digest(), "big")))
 
 
-def _sample(
-    plan: PairPlan, degrade: Degradation | None, photo: Photo, image: SourceImage, index: int
-) -> dict[str, Any]:
-    shard, slot = divmod(index, plan.shards.samples_per_shard)
-    variant, size, seed = index % plan.shards.variants, plan.shards.hq_size, plan.shards.seed
-    rng = crop_generator(seed, image.name, variant)
-    step = 1 if degrade else plan.scale  # an LQ that exists can be cut at its own pixels only
-    top, left = (int(rng.integers(0, (side - size) // step + 1)) * step for side in photo.hq.shape[:2])
-    mirrored = bool(rng.random() < plan.shards.horizontal_flip_prob)
-    if degrade:
-        hq = photo.hq[top : top + size, left : left + size]
-        hq = np.ascontiguousarray(hq[:, ::-1] if mirrored else hq)
-        pair = degrade(hq, seed, key=image.name, variant=variant)
-    else:
-        pair = _cut(plan.scale, photo, image, left, top, size, mirrored, seed, variant)
-    record = {
-        "source": image.name,
-        "variant": variant,
-        "crop": {"top": top, "left": left, "size": size},
-        "horizontal_flip": mirrored,
-        "degradation": pair.record,
-    }
-    fields = {"hq.png": encode_png(pair.hq), "lq.png": encode_png(pair.lq), "json": encode_json(record)}
-    if pair.mask is not None:
-        fields["mask.png"] = encode_png(pair.mask * 255)  # 1 = missing; stored white, so that a person sees it
-    return {"__key__": sample_key(shard, slot), **fields}
+class PairMaker:
+    """Makes single samples of a plan out of decoded images."""
 
+    def __init__(self, plan: PairPlan) -> None:
+        self.plan = plan
+        self.degrade = None if plan.degradation["name"] == "paired" else build(plan.degradation, scale=plan.scale)
 
-def _cut(
-    scale: int,
-    photo: Photo,
-    image: SourceImage,
-    left: int,
-    top: int,
-    size: int,
-    mirrored: bool,
-    seed: int,
-    variant: int,
-) -> Pair:
-    assert photo.lq is not None, "pairs that exist already are matched in the plan"
-    assert image.lq is not None, "and so is its name"
-    whole = paired.pair_of(photo.hq, photo.lq, scale, lq_name=image.lq.name, seed=seed, key=image.name, variant=variant)
-    return paired.crop(whole, left, top, size, mirrored=mirrored)
+    def sample(self, photo: Photo, image: SourceImage, index: int) -> dict[str, Any]:
+        """Sample `index` of the dataset: {"__key__": key, "hq.png": bytes, ...}, as it stands in its shard."""
+        shards = self.plan.shards
+        variant, size = index % shards.variants, shards.hq_size
+        rng = crop_generator(shards.seed, image.name, variant)
+        step = 1 if self.degrade else self.plan.scale  # an LQ that exists can be cut at its own pixels only
+        top, left = (int(rng.integers(0, (side - size) // step + 1)) * step for side in photo.hq.shape[:2])
+        mirrored = bool(rng.random() < shards.horizontal_flip_prob)
+        if self.degrade:
+            hq = photo.hq[top : top + size, left : left + size]
+            hq = np.ascontiguousarray(hq[:, ::-1] if mirrored else hq)
+            pair = self.degrade(hq, shards.seed, key=image.name, variant=variant)
+        else:
+            pair = paired.crop(self._whole(photo, image, variant), left, top, size, mirrored=mirrored)
+        record = {
+            "source": image.name,
+            "variant": variant,
+            "crop": {"top": top, "left": left, "size": size},
+            "horizontal_flip": mirrored,
+            "degradation": pair.record,
+        }
+        fields = {"hq.png": encode_png(pair.hq), "lq.png": encode_png(pair.lq), "json": encode_json(record)}
+        if pair.mask is not None:
+            fields["mask.png"] = encode_png(pair.mask * 255)  # 1 = missing; stored white, so that a person sees it
+        return {"__key__": sample_key(*divmod(index, shards.samples_per_shard)), **fields}
+
+    def _whole(self, photo: Photo, image: SourceImage, variant: int) -> Pair:
+        assert photo.lq is not None, "pairs that exist already are matched in the plan"
+        assert image.lq is not None, "and so is its name"
+        seed = self.plan.shards.seed
+        return paired.pair_of(
+            photo.hq, photo.lq, self.plan.scale, lq_name=image.lq.name, seed=seed, key=image.name, variant=variant
+        )
 
 
 def _read(image: SourceImage) -> bytes:

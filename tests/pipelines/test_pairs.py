@@ -160,12 +160,6 @@ def test_a_list_of_images(photos, recipe, tmp_path, dataset):
     assert open_dataset(str(tmp_path / "out")).num_samples == 9
 
 
-def test_dry_run_changes_nothing(photos, recipe, tmp_path):
-    said = make_pairs(recipe, str(photos), str(tmp_path / "out"), dry_run=True)
-    assert "3 images x 3 variants = 9 pairs of 64x64 and 16x16 in 3 shards" in said
-    assert not (tmp_path / "out").exists()
-
-
 def test_bad_degradation_names_the_key(photos, tmp_path):
     with pytest.raises(UsageError, match=r"degradation.*jpeg_rang"):
         make_pairs(load_recipe("realsr_x4", ["degradation.jpeg_rang=[1,2]"]), str(photos), str(tmp_path / "out"))
