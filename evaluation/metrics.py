@@ -14,8 +14,9 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-LUMA = np.array([0.299, 0.587, 0.114])
-MSE_FLOOR = 1e-8  # of images in [0, 1]: keeps the PSNR of equal images finite (80 dB)
+from resshift import metrics as shared
+from resshift.metrics import LUMA, MSE_FLOOR
+
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
@@ -84,13 +85,14 @@ def luma(image: np.ndarray) -> np.ndarray:
 def psnr(restored: np.ndarray, hq: np.ndarray) -> float:
     """PSNR over RGB in dB: 10 log10(1 / (MSE + 1e-8)) of images in [0, 1]; equal images give 80 dB."""
     check_pair(restored, hq)
-    return _psnr(restored.astype(np.float64), hq.astype(np.float64))
+    mse = float(np.mean(np.square((restored.astype(np.float64) - hq.astype(np.float64)) / 255.0)))
+    return 10.0 * math.log10(1.0 / (mse + MSE_FLOOR))
 
 
 def psnr_y(restored: np.ndarray, hq: np.ndarray) -> float:
-    """PSNR of the unrounded luma in dB."""
+    """PSNR of the unrounded luma in dB, the same that training reports."""
     check_pair(restored, hq)
-    return _psnr(luma(restored), luma(hq))
+    return shared.psnr_y(restored, hq)
 
 
 def ssim_y(restored: np.ndarray, hq: np.ndarray) -> float | None:
@@ -123,11 +125,6 @@ def ms_ssim_y(restored: np.ndarray, hq: np.ndarray) -> float | None:
         if not last:
             x, y = _halve(x), _halve(y)
     return product
-
-
-def _psnr(x: np.ndarray, y: np.ndarray) -> float:
-    mse = float(np.mean(np.square((x - y) / 255.0)))
-    return 10.0 * math.log10(1.0 / (mse + MSE_FLOOR))
 
 
 def _ssim_maps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
