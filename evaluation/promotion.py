@@ -152,14 +152,15 @@ def _require_recipe(recipe: Recipe, candidate: LoggedEvaluation, name: str, vers
 def _reference(name: str, champion: str, candidate: LoggedEvaluation) -> tuple[Reference, str]:
     """The champion's rows under the candidate's protocol, and the run they come from.
 
-    Best are those measured beside the candidate, in one evaluation (runtimes compare, too); else the champion's own
+    Best are those that stand beside the candidate's (runtimes compare, too, if they were measured there); else its own
     evaluation under the same protocol. Raises UsageError if there is neither.
     """
     label = f"champion v{champion}"
     beside = candidate.summary["champion"]
     if beside is not None and str(beside["version"]) == champion:
         rows = candidate.rows[candidate.rows["method"] == CHAMPION]
-        return Reference(label, rows, candidate.summary["seconds_per_megapixel"].get(CHAMPION)), candidate.run_id
+        runtime = candidate.summary["seconds_per_megapixel"].get(CHAMPION)
+        return Reference(label, rows, runtime), beside.get("evaluation_run_id") or candidate.run_id
     tags = version_tags(name, champion)
     run_id = tags.get(protocol_tag(candidate.summary["protocol_digest"])) or tags.get(EVALUATION_TAG)
     if run_id is None:

@@ -140,11 +140,15 @@ def test_the_champion_is_measured_or_its_evaluation_used_again(
 
     # An evaluation that goes on keeps the champion it began with, and needs nothing of the other run any more.
     shutil.rmtree(tmp_path / "out0")
+    again = evaluate(recipe, f"models:/tiny/{versions[1]}", folder_pairs, tmp_path / "reused")
     assert promote(lenient, "tiny", versions[1]).promoted
     assert champion_of("tiny") == versions[1]
-    again = evaluate(recipe, f"models:/tiny/{versions[1]}", folder_pairs, tmp_path / "reused")
-    assert again["champion"]["version"] == versions[0]
-    assert again["metrics"] == reused["metrics"]
+    linked = version_tags("tiny", versions[1])["promotion.champion_evaluation_run_id"]
+    assert linked == reused["champion"]["evaluation_run_id"], "a decision names the run its figures come from"
+    later = evaluate(recipe, f"models:/tiny/{versions[1]}", folder_pairs, tmp_path / "reused")
+    for summary in (again, later):
+        assert summary["champion"]["version"] == versions[0]
+        assert summary["metrics"] == reused["metrics"]
 
 
 def test_outputs_of_other_methods_are_measured_beside(recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray):
