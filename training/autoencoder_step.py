@@ -42,7 +42,7 @@ class AutoencoderTraining:
             self.engines["discriminator"] = build_engine(discriminator.to(processes.device), config, processes)
         self.perceptual = None
         if config.lpips_weight:
-            self.perceptual = place(lpips_metric("vgg"), processes.device, channels_last=True)
+            self.perceptual = place(lpips_metric("vgg"), processes.device, config.channels_last)
         self.ema = Ema(self.network.vqgan, config.ema_decay)
         codes = self.network.vqgan.quantize.embedding.weight
         self.codebook = Codebook(self.engines["autoencoder"], codes, processes)

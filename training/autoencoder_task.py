@@ -54,7 +54,8 @@ class AutoencoderTask:
             top, left = (int(rng.integers(side - size + 1)) for side in images.shape[1:3])
             crop = images[row, top : top + size, left : left + size]
             cut[row] = crop[:, ::-1] if rng.random() < 0.5 else crop
-        return images_to_tensor(cut, device)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return images_to_tensor(cut, device).contiguous(memory_format=layout)
 
 
 def open_autoencoder_task(recipe: Recipe, data: str) -> AutoencoderTask:

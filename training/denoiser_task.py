@@ -24,7 +24,7 @@ from resshift.swin_unet_config import SwinUNetConfig
 from resshift.vqgan import VQGAN
 from resshift.weights import weights_sha256
 from training.config import TrainingConfig
-from training.engine import autocast
+from training.engine import autocast, place
 from training.latent_space import frozen_autoencoder
 from training.linear_start import can_start_linear, start_regression
 from training.loader import Batch, collate, held_out_size, read_samples
@@ -80,9 +80,14 @@ class DenoiserTask:
         batch = self.to_device(collate(0, samples, range(len(samples)), self.fields), torch.device("cpu"))
         start_regression(denoiser, batch.lq, batch.x_0)
 
-    def build_perceptual(self) -> nn.Module | None:
+    def build_perceptual(self, device: torch.device) -> nn.Module | None:
         """LPIPS-vgg, None if its weight is 0."""
-        return lpips_metric("vgg") if self.config.lpips_weight else None
+        return place(lpips_metric("vgg"), device, self.config.channels_last) if self.config.lpips_weight else None
+
+    def place_autoencoder(self, device: torch.device) -> None:
+        """Move the autoencoder to where it is used, in the memory layout of the recipe."""
+        if self.autoencoder is not None:
+            place(self.autoencoder, device, self.config.channels_last)
 
     def to_device(self, batch: Batch, device: torch.device) -> DenoisingBatch:
         """Tensors of a batch: latents scaled, images in [-1, 1], timesteps and noise drawn.
@@ -90,8 +95,9 @@ class DenoiserTask:
         Pairs are encoded here, so the autoencoder must be on `device`.
         """
         arrays = batch.arrays
-        lq = images_to_tensor(arrays["lq"], device)
-        hq = images_to_tensor(arrays["hq"], device) if "hq" in arrays else None
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        lq = images_to_tensor(arrays["lq"], device).contiguous(memory_format=layout)
+        hq = images_to_tensor(arrays["hq"], device).contiguous(memory_format=layout) if "hq" in arrays else None
         mask = None
         if "mask" in arrays:
             mask = torch.from_numpy(arrays["mask"] > 127).to(device)[:, None].float() * 2.0 - 1.0
@@ -108,13 +114,13 @@ class DenoiserTask:
         t, noise = draw_noise(self.config.seed, batch.step, batch.slots, tuple(x_0.shape[1:]), self.schedule.num_steps)
         size = (x_0.shape[2] * self.network.lq_factor, x_0.shape[3] * self.network.lq_factor)
         return DenoisingBatch(
-            x_0,
-            y_0,
-            fit_condition(lq, size),
-            None if mask is None else fit_mask(mask, size),
+            x_0.contiguous(memory_format=layout),
+            y_0.contiguous(memory_format=layout),
+            fit_condition(lq, size).contiguous(memory_format=layout),
+            None if mask is None else fit_mask(mask, size).contiguous(memory_format=layout),
             hq,
             t.to(device),
-            noise.to(device),
+            noise.to(device).contiguous(memory_format=layout),
             self.crops(batch.step, batch.slots, x_0.shape[2]),
         )
 

@@ -13,7 +13,6 @@ from training.engine import (
     autocast,
     build_engine,
     grad_norm,
-    place,
     plan_batches,
     poisoned,
     set_learning_rate,
@@ -42,7 +41,7 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
     network = task.build_denoiser()
     if saved is None:
         task.start_linear(network)
-    network.to(processes.device)  # DeepSpeed cannot hold weights in channels_last order
+    network.to(processes.device)  # its weights stay as they are (ZeRO flattens them); the layout follows the inputs
     engine = build_engine(network, config, processes)
     ema = Ema(network, config.ema_decay)
     bad_steps = BadSteps(config.max_bad_steps, out, processes)
@@ -109,13 +108,8 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
 
 
 def _objective(task: DenoiserTask, engine: Any, processes: Processes) -> Callable[[DenoisingBatch], DenoisingLoss]:
-    decoder = task.autoencoder
-    if decoder is not None:
-        # GroupNorm on a CPU is many times slower in channels_last, and the decoder is half of it.
-        place(decoder, processes.device, channels_last=processes.device.type != "cpu")
-    perceptual = task.build_perceptual()
-    if perceptual is not None:
-        perceptual = place(perceptual, processes.device, channels_last=True)
+    task.place_autoencoder(processes.device)
+    perceptual = task.build_perceptual(processes.device)
 
     def loss_of(batch: DenoisingBatch) -> DenoisingLoss:
         return denoising_loss(
@@ -124,7 +118,7 @@ def _objective(task: DenoiserTask, engine: Any, processes: Processes) -> Callabl
             task.schedule,
             mse_weight=task.config.mse_weight,
             lpips_weight=task.config.lpips_weight,
-            decoder=decoder,
+            decoder=task.autoencoder,
             perceptual=perceptual,
             autocast=autocast(task.config.precision, processes.device),
         )

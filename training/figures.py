@@ -35,7 +35,7 @@ class Figures:
     def add_indexed(self, name: str, index: Tensor, values: Tensor, size: int) -> None:
         """Count values (B,) separately by their index (B,) in 0..size-1, reported as `name`0, `name`1, ..."""
         sums = values.new_zeros(size, dtype=torch.float64).index_add_(0, index, values.detach().double())
-        counts = torch.bincount(index, minlength=size).double()
+        counts = torch.zeros_like(sums).index_add_(0, index, torch.ones_like(values, dtype=torch.float64))
         for number in range(size):
             self._count(f"{name}{number}", sums[number], counts[number])
 

@@ -107,9 +107,9 @@ def meta_batch(task: DenoiserTask, samples: int = 1) -> DenoisingBatch:
         )
 
 
-def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_ceiling(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
     """Operations per second of this process's best square matrix product: what could be had at most."""
-    side = PROBE_SIDE[device.type]
+    side = side or PROBE_SIDE[device.type]
     a, b = (torch.full((side, side), value, device=device, dtype=dtype) for value in (1.0, 0.5))
     best, began = float("inf"), time.perf_counter()
     while best == float("inf") or time.perf_counter() - began < PROBE_SECONDS:

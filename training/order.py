@@ -31,7 +31,7 @@ class SampleOrder:
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.num_lanes = math.gcd(global_batch_size, MAX_LANES)
-        self._epoch = lru_cache(maxsize=self.num_lanes + 2)(self._make_epoch)
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)  # lanes are at most a sample apart
 
     @property
     def steps_per_epoch(self) -> float:
@@ -68,10 +68,15 @@ class SampleOrder:
         # In num_lanes consecutive epochs a lane gets every length once, `total` samples in all.
         cycles, position = divmod(position, self.total)
         epoch = cycles * self.num_lanes
-        while position >= (length := len(self._epoch(epoch)[lane])):
+        while position >= (length := self._length(lane, epoch)):
             position -= length
             epoch += 1
         return self._epoch(epoch)[lane][position]
+
+    def _length(self, lane: int, epoch: int) -> int:
+        """Samples of a lane in an epoch, known without laying the epoch out."""
+        shortest, longer = divmod(self.total, self.num_lanes)
+        return shortest + ((lane - epoch) % self.num_lanes < longer)
 
     def _make_epoch(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -90,4 +95,4 @@ class SampleOrder:
                 usable = int(np.clip(self.total - starts[shard], 0, usable))
             indices = rng.permutation(usable) if rng is not None else np.arange(usable)
             pieces.append(np.stack([np.full(usable, shard), indices], axis=1))
-        return np.concatenate(pieces).astype(np.int64)
+        return np.concatenate(pieces).astype(np.int32)

@@ -25,12 +25,15 @@ FREE_KEYS = frozenset(
         "micro_batch_size",
         "zero_stage",
         "compile",
+        "channels_last",
         "checkpoint_every",
         "keep_checkpoints",
         "best_metric",
         "log_every",
         "validate_every",
         "max_bad_steps",
+        "loader_workers",
+        "shard_cache_gib",
     )
 )
 

@@ -140,6 +140,8 @@ def test_what_a_run_leaves_behind(latents, tmp_path, monkeypatch, capfd):
     assert logged.metrics["validation_psnr_y"] > 0
     assert logged.params["training.learning_rate"] == "0.001"
     assert len(logged.tags["dataset.digest"]) == 64
+    pictures = [file.path for file in mlflow.MlflowClient().list_artifacts(registered["run_id"], "images")]
+    assert any(path.startswith("images/validation") and path.endswith(".png") for path in pictures)
     (trained_on,) = run.inputs.dataset_inputs
     assert logged.tags["dataset.digest"].startswith(trained_on.dataset.digest)
     assert json.loads(trained_on.dataset.source)["uri"] == str(latents)
@@ -156,6 +158,7 @@ def test_a_resumed_run_stays_one_mlflow_run(latents, tmp_path):
     (run,) = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [2, 4, 6]
     assert run.info.status == "FINISHED"
+    assert len(run.inputs.dataset_inputs) == 1
 
 
 def test_pairs_encoded_on_the_fly_train_what_their_latents_do(latents, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from infra.recipe import Recipe, digest, load_recipe, shipped_recipes
 from pipelines.autoencoder import AutoencoderConfig
@@ -25,10 +26,11 @@ from resshift.schedule import ScheduleConfig
 from resshift.swin_unet_config import SwinUNetConfig
 from resshift.vqgan import VQGAN
 from training.autoencoder_run import run_autoencoder_training
+from training.autoencoder_task import AutoencoderTask
 from training.config import TrainingConfig
 from training.denoiser_run import run_training
 from training.denoiser_task import DenoiserTask, open_task
-from training.flops import dry_step, sample_flops
+from training.flops import crop_flops, dry_step, sample_flops
 from training.loader import collate, read_samples
 
 TINY = [name for name in shipped_recipes() if name.endswith("_tiny")]
@@ -83,6 +85,19 @@ def test_operations_of_a_step_are_those_of_the_networks():
     assert decode_and_judge > 2 * 671e9, "forward, and backward to its input"
     cropped = dataclasses.replace(task, config=task.config.model_copy(update={"lpips_crop": 32}))
     assert sample_flops(cropped) - sample_flops(plain) == pytest.approx(decode_and_judge / 4, rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "downscale"), [("realsr_x4", 4), ("face_512", 8)])
+def test_a_full_size_autoencoder_steps(name, downscale):
+    recipe = load_recipe(name)
+    config = recipe.section("training", TrainingConfig).autoencoder
+    network = recipe.section("autoencoder", AutoencoderConfig).network
+    assert network.downscale == downscale
+    task = AutoencoderTask(recipe, {}, config, network, dataset=None, order=None)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        vqgan = VQGAN(network)
+        vqgan.decode(vqgan.encode(torch.empty(1, 3, config.crop_size, config.crop_size)), quantize=False)
+    assert crop_flops(task) > 3 * counter.get_total_flops(), "forward, backward, and those who judge"
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -84,3 +84,14 @@ def test_more_processes_than_shards_are_refused():
     order.check_processes(2)
     with pytest.raises(ValueError, match="2 shards are too few for 4 processes"):
         order.check_processes(4)
+
+
+def test_a_late_step_is_found_without_the_epochs_before_it():
+    order, made = SampleOrder([500] * 7 + [3], global_batch_size=8, seed=0), []
+    make = order._make_epoch
+    order._epoch = lambda epoch: made.append(epoch) or make(epoch)
+    steps_per_epoch = order.total / 8
+    order.batch(int(13.5 * steps_per_epoch))
+    assert set(made) == {13}
+    for epoch in range(9):
+        assert [len(lane) for lane in make(epoch)] == [order._length(lane, epoch) for lane in range(8)]
