@@ -4,14 +4,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from degradations.paired import name_of
 from infra import storage
 from infra.errors import UsageError
 from infra.recipe import load_recipe
 from pipelines.pairs import make_pairs
 from pipelines.plan import plan_pairs
+from pipelines.source_pairs import stems
 from tests.pipelines.conftest import SMALL, planned_samples
 
 
@@ -119,6 +122,11 @@ def test_bad_recipes_are_one_line(overrides, expected, folders):
     with pytest.raises(UsageError, match=expected) as raised:
         planned_samples(recipe, hq)
     assert "\n" not in str(raised.value)
+
+
+def test_names_are_those_of_the_degradation():
+    names = ["a.png", "b/a.tar.png", "b.c/a.JPEG", "b.c/a", ".png", "b/.png", "a..png", "ä/é.tif", "a.", "x/.a.png"]
+    assert list(stems(pa.array(names, pa.large_string()))) == [name_of(name) for name in names]
 
 
 def test_nothing_in_common_and_lists_are_refused(folders, tmp_path):
