@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.evaluation_plan import SCHEMA_VERSION, Evaluation, Request, absolute, freeze_plan, plan_evaluation
+from evaluation.evaluation_plan import SCHEMA_VERSION, Evaluation, Request, freeze_plan, plan_evaluation
 from evaluation.evaluation_run import log_evaluation
 from evaluation.evaluator import EvaluationJob
 from evaluation.meter import Meter
+from evaluation.pair_set import absolute
 from evaluation.pictures import collect_pictures
 from evaluation.report import render_report
 from evaluation.rows import CHAMPION, finished_shards, read_rows

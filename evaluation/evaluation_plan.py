@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ from evaluation.config import EvaluationConfig, PromotionConfig
 from evaluation.learned_quality import require_package
 from evaluation.model_bundle import Bundle, bundle_digest, load_bundle, read_bundle
 from evaluation.others import OtherMethod, open_others
-from evaluation.pair_set import PairSet, open_pairs
+from evaluation.pair_set import PairSet, absolute, open_pairs
 from evaluation.protocol import build_protocol, protocol_digest
 from evaluation.registry import champion_of, load_evaluation, protocol_tag, version_tags
 from evaluation.rows import CHAMPION, MODEL, decode_rows, encode_frame
@@ -98,11 +97,6 @@ def freeze_plan(evaluation: Evaluation, out: str) -> None:
         raise UsageError(
             f"out '{out}': holds another evaluation ({'; '.join(changes[:4])}); choose another --out or undo the change"
         )
-
-
-def absolute(url: str) -> str:
-    """A local path made absolute: a worker may stand in another folder."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 def _champion(

@@ -191,7 +191,7 @@ def test_outputs_of_other_methods_are_measured_beside(recipe, folder_pairs, bund
         ("a b=folder", "give NAME=DIR"),
         ("model=folder", "the name 'model' is taken"),
         ("HQ=folder", "the name 'HQ' is taken"),
-        ("x=nowhere", "there is no image in 'nowhere'"),
+        ("x=nowhere", "there is no image in '/.*nowhere'"),
     ],
 )
 def test_what_names_no_other_method_is_one_clear_line(other, complaint, recipe, folder_pairs, bundle, tmp_path):
