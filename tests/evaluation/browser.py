@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -119,8 +120,9 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            data = os.read(self._read, 1 << 20)
-            assert data, "the browser ended"
+            ready, _, _ = select.select([self._read], [], [], 120)
+            data = os.read(self._read, 1 << 20) if ready else b""
+            assert data, "the browser ended or hangs"
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
         return dict(json.loads(message))
