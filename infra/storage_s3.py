@@ -129,7 +129,8 @@ class S3Writer:
     def __init__(self, url: str, if_absent: bool) -> None:
         self.url, self.condition = url, {"IfNoneMatch": "*"} if if_absent else {}
         self.bucket, self.key = bucket_and_key(url)
-        self.buffer = bytearray()
+        self.blocks: list[bytes] = []
+        self.filled = 0
         self.upload_id: str | None = None
         self.num_parts = 0
         self.parts: list[dict[str, Any]] = []
@@ -139,18 +140,27 @@ class S3Writer:
             self.client = client(url)
 
     def write(self, data: Any) -> None:
-        self.buffer += data
-        while len(self.buffer) > PART_BYTES:  # the last part is sent by `finish`
-            self._send(bytes(self.buffer[:PART_BYTES]))
-            del self.buffer[:PART_BYTES]
+        view = memoryview(data).cast("B")
+        while view:
+            if self.filled == PART_BYTES:  # so the last part, which `finish` sends, is never empty
+                self._send(self._taken())
+            room = PART_BYTES - self.filled
+            self.blocks.append(bytes(view[:room]))
+            self.filled += len(self.blocks[-1])
+            view = view[room:]
+
+    def _taken(self) -> bytes:
+        data = b"".join(self.blocks)
+        self.blocks, self.filled = [], 0
+        return data
 
     def finish(self) -> bool:
         """Make the object appear. False if it was to be absent and another writer was first."""
         with s3_errors(self.url):
             if self.upload_id is None:
-                done = self._finish(self.client.put_object, Body=bytes(self.buffer), ChecksumAlgorithm="SHA256")
+                done = self._finish(self.client.put_object, Body=self._taken(), ChecksumAlgorithm="SHA256")
             else:
-                self._send(bytes(self.buffer))
+                self._send(self._taken())
                 self._collect(at_most=0)
                 parts = sorted(self.parts, key=lambda part: part["PartNumber"])
                 done = self._finish(
