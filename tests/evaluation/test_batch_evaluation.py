@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from evaluation.evaluator import image_seed
-from evaluation.pair_set import open_pairs, read_pairs
+from evaluation.evaluator import image_seed, same_size_batches
+from evaluation.pair_set import BrokenPair, Pair, open_pairs, read_pairs
 from evaluation.promotion import promote
 from evaluation.registry import EVALUATION_TAG, champion_of, client, load_evaluation, version_tags
 from evaluation.rows import finished_shards, rows_url
@@ -47,6 +47,23 @@ def test_results_do_not_depend_on_the_batch_size(folder_pairs, bundle, tmp_path)
         one, other = (np.asarray(Image.open(tmp_path / name / "restored" / "model" / path.name), int)
                       for name in ("alone", "together"))  # fmt: skip
         assert np.abs(one - other).max() <= 1
+
+
+def test_batches_hold_images_of_one_size_in_their_order():
+    def pair(key, side):
+        return Pair(key, key, np.zeros((4 * side, 32, 3), np.uint8), np.zeros((side, 8, 3), np.uint8), None, {})
+
+    pairs = [
+        pair("a", 8),
+        pair("b", 8),
+        pair("c", 8),
+        pair("d", 9),
+        BrokenPair("e", ""),
+        BrokenPair("f", ""),
+        pair("g", 9),
+    ]
+    batches = [[one.key for one in batch] for batch in same_size_batches(pairs, 2)]
+    assert batches == [["a", "b"], ["c"], ["d"], ["e"], ["f"], ["g"]]
 
 
 def test_results_do_not_depend_on_the_number_of_actors(recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray):

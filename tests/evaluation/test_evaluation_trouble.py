@@ -4,15 +4,22 @@ import importlib.util
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from evaluation.pair_set import open_pairs
 from evaluation.registry import client
 from evaluation.rows import finished_shards
 from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from infra.servers import free_port
+from pipelines.dataset import freeze_plan
+from pipelines.shard import encode_json, encode_png, make_shard
+from resshift import Restorer
 from tests.evaluation.conftest import tiny_restorer
-from tests.evaluation.evaluating import evaluate
+from tests.evaluation.evaluating import evaluate, run_in_process
 
 
 def test_images_that_cannot_be_used_are_counted(recipe, broken_pairs, bundle, tmp_path, mlflow_store, local_ray):
@@ -34,6 +41,36 @@ def test_a_broken_image_leaves_its_batch_alone(recipe, broken_pairs, bundle, tmp
     summary = evaluate(batches, bundle, broken_pairs, tmp_path / "out")
     assert len(summary["failed"]) == 3
     assert summary["metrics"]["psnr_y"]["num_images"] == 6
+
+
+def test_a_damaged_shard_stops_the_evaluation_and_what_was_done_stays(
+    recipe, photos, bundle, tmp_path, mlflow_store, local_ray
+):
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    freeze_plan(data, {"schema_version": 1, "identity": {}, "plan_hash": "p", "num_shards": 2})
+    hq = np.ascontiguousarray(np.asarray(Image.open(photos / "chelsea.png"))[:64, :64])
+    for shard in range(2):
+        members = {"hq.png": encode_png(hq), "lq.png": encode_png(hq[::4, ::4]), "json": encode_json({"source": "cat"})}
+        make_shard(data, shard, [{"__key__": f"{shard:06d}-{slot:06d}", **members} for slot in range(3)])
+    second = tmp_path / "data" / "shards" / "000001.tar"
+    whole = second.read_bytes()
+    second.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(JobError, match=r"shard 1|000001"):
+        evaluate(recipe, bundle, data, out)
+    assert finished_shards(str(out)) == {"000000"}
+    second.write_bytes(whole)
+    assert evaluate(recipe, bundle, data, out)["metrics"]["psnr_y"]["num_images"] == 6
+
+
+def test_too_little_gpu_memory_is_one_clear_line(folder_pairs, bundle, tmp_path):
+    class Full(Restorer):
+        def restore_images(self, images, seeds, masks):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    restorer = tiny_restorer()
+    restorer.__class__ = Full
+    with pytest.raises(JobError, match=r"lower evaluation.batch_size \(2\) or evaluation.tile_size \(64\)"):
+        run_in_process(open_pairs(str(folder_pairs)), tmp_path, restorer, batch_size=2)
 
 
 def test_a_set_in_which_nothing_can_be_measured_fails(recipe, bundle, tmp_path, mlflow_store, local_ray):
