@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
 		$(or $(ARGS),-m "not faults")
 
-# One after the other: a head node takes jobs only while no other Ray of this machine holds the ports of its agent.
+# One after the other: what is killed in mid-run must not wait for a core that another test keeps busy.
 test-faults: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults $(ARGS)
 
