@@ -15,12 +15,19 @@ from infra.errors import UsageError
 from infra.models import fetch
 from infra.progress import Bar, progress
 from resshift.image_files import LoadedImage, decode, decode_mask, write_png
+from resshift.precision import PRECISIONS
 from resshift.restorer import Restorer
+
+TILES_AT_ONCE = {"cuda": 4, "cpu": 1}  # a CPU gains nothing from more
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How to restore. Tiles are in output pixels; `format` is a key of FORMATS, `suffix` is added to every name."""
+    """How to restore.
+
+    Tiles are in output pixels, and `batch_size` of them go through the networks together (None: what suits the device).
+    `format` is a key of FORMATS, `suffix` is added to every name, `precision` is one of PRECISIONS.
+    """
 
     seed: int = 0
     tile_size: int = 512
@@ -28,6 +35,8 @@ class RestoreOptions:
     overwrite: bool = False
     format: str = "png"
     suffix: str = ""
+    precision: str = "auto"
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,7 @@ def restore(
     if options.tile_overlap > options.tile_size // 2:
         raise UsageError(f"tile-overlap: {options.tile_overlap} is more than half of tile-size {options.tile_size}")
     jobs, missing = plan(inputs, out, mask, options)
-    restorer = load_restorer(model)
-    restorer.tile_size, restorer.tile_overlap = options.tile_size, options.tile_overlap
+    restorer = load_restorer(model, options)
     needs_mask = restorer.task == "inpainting"
     if needs_mask != (mask is not None):
         what = "needs one, white where pixels are to be filled in" if needs_mask else "takes none; leave it out"
@@ -74,17 +82,22 @@ def restore(
 
 def plan(inputs: Sequence[str], out: str, mask: str | None, options: RestoreOptions) -> tuple[list[Job], list[str]]:
     """The jobs for `inputs`, and one line for each input that does not exist. Raises UsageError; see plan_jobs."""
-    if options.format not in FORMATS:
-        raise UsageError(f"format: '{options.format}' is unknown; choose one of {', '.join(FORMATS)}")
+    for name, value, valid in (("format", options.format, FORMATS), ("precision", options.precision, PRECISIONS)):
+        if value not in valid:
+            raise UsageError(f"{name}: '{value}' is unknown; choose one of {', '.join(valid)}")
     return plan_jobs(inputs, out, mask, options.suffix + FORMATS[options.format])
 
 
-def load_restorer(model: str) -> Restorer:
+def load_restorer(model: str, options: RestoreOptions) -> Restorer:
     """The restorer at a model URI, on the GPU if there is one. Raises UsageError if it does not exist or fit."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Restorer.load(fetch(model), device="cuda" if torch.cuda.is_available() else "cpu")
+        restorer = Restorer.load(fetch(model), device).prepare(options.precision)
     except ValueError as error:
         raise error if isinstance(error, UsageError) else UsageError(f"model '{model}': {error}") from error
+    restorer.tile_size, restorer.tile_overlap = options.tile_size, options.tile_overlap
+    restorer.batch_size = options.batch_size or TILES_AT_ONCE[device]
+    return restorer
 
 
 def _restore_one(restorer: Restorer, job: Job, options: RestoreOptions, bar: Bar) -> tuple[str, ...]:

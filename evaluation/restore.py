@@ -8,6 +8,7 @@ import typer
 from evaluation.image_output import FORMATS
 from evaluation.restoration import RestoreOptions, plan, restore
 from infra.cli import EXIT_FAILED, DryRunOption, OutOption, run
+from resshift.precision import PRECISIONS
 
 
 def main(
@@ -24,11 +25,13 @@ def main(
     tile_size: Annotated[int, typer.Option(min=64, help="Side of a tile in output pixels.")] = 512,
     tile_overlap: Annotated[int, typer.Option(min=0, help="Overlap of tiles in output pixels.")] = 64,
     image_format: Annotated[str, typer.Option("--format", help=f"Of the results: {', '.join(FORMATS)}.")] = "png",
+    precision: Annotated[str, typer.Option(help=f"Of the networks: {', '.join(PRECISIONS)} (the faster).")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Tiles restored at once (default: 4 on a GPU).")] = None,
     suffix: Annotated[str, typer.Option(help="Added to the name of every result, such as _x4.")] = "",
     dry_run: DryRunOption = False,
 ) -> None:
     """Restore images into a folder. Results that exist are kept unless --overwrite, so the same command resumes."""
-    options = RestoreOptions(seed, tile_size, tile_overlap, overwrite, image_format, suffix)
+    options = RestoreOptions(seed, tile_size, tile_overlap, overwrite, image_format, suffix, precision, batch_size)
     if dry_run:
         for job in plan(inputs, out, mask, options)[0]:
             print(f"{job.source} -> {job.target}")

@@ -77,8 +77,8 @@ class RestorerModel:
                 restored.append(self._restore_cell(image, None if _is_missing(mask) else mask, seed))
             except ValueError as error:
                 raise ValueError(f"row {row}: {error}") from error
-        has_index = isinstance(table, pd.DataFrame) and len(table) == len(restored)
-        return pd.DataFrame({IMAGE: restored}, index=table.index if has_index else None)
+        index = table.index if isinstance(table, pd.DataFrame) and len(table) == len(restored) else None
+        return pd.DataFrame({IMAGE: restored}, index=index)
 
     def _restore_cell(self, image: Any, mask: Any, seed: int) -> bytes | np.ndarray:
         mask_pixels = None if mask is None else _mask_pixels(mask)
@@ -141,4 +141,4 @@ def _mask_pixels(cell: Any) -> np.ndarray:
 def _load_pyfunc(data_path: str) -> RestorerModel:
     """Entry point that MLflow calls with the folder of the saved restorer."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RestorerModel(Restorer.load(data_path, device))
+    return RestorerModel(Restorer.load(data_path, device).prepare())

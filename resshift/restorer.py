@@ -5,16 +5,15 @@ B batch, h and w LQ height and width, s scale, f the autoencoder's downscale (1 
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from resshift.bundle import Bundle, read_bundle, write_bundle
+from resshift.geometry import Geometry
 from resshift.images import (
     check_image,
     fit_condition,
@@ -25,38 +24,13 @@ from resshift.images import (
     upscale_lq,
 )
 from resshift.noise import NoiseField
-from resshift.padding import pad_bottom_right, round_up
+from resshift.padding import pad_bottom_right
+from resshift.precision import choose_precision, prepare
 from resshift.sampler import sample
 from resshift.schedule import EtaSchedule
 from resshift.swin_unet import SwinUNet
-from resshift.swin_unet_config import SwinUNetConfig
-from resshift.tiling import Band, batches, blend_weights, spans
+from resshift.tiling import Band, batches, blend_weights
 from resshift.vqgan import VQGAN
-from resshift.weights import (
-    AUTOENCODER_JSON,
-    build_with_weights,
-    config_from_dict,
-    load_vqgan,
-    read_json,
-    save_vqgan,
-    save_weights,
-    write_json,
-)
-
-MODEL_JSON = "model.json"
-DENOISER_WEIGHTS = "denoiser.safetensors"
-
-MIN_LATENT = 8
-"""Smaller images are completed to this many latents per side, or the networks would have nothing but edges to see."""
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """The tiles of one image as stretches along both axes, and how far neighbours overlap; in pixels of the result."""
-
-    rows: list[slice]
-    columns: list[slice]
-    overlap: int
 
 
 class Restorer:
@@ -107,11 +81,12 @@ class Restorer:
         self.denoiser = denoiser.eval()
         self.autoencoder = None if autoencoder is None else autoencoder.eval()
         self.schedule = schedule
-        self.scale = scale
+        self.geometry = Geometry(scale, 1 if autoencoder is None else autoencoder.downscale)
         self.task = task
         self.tile_size = tile_size
         self.tile_overlap = tile_overlap
         self.batch_size = batch_size
+        self.is_prepared = False
 
     @property
     def device(self) -> torch.device:
@@ -119,19 +94,24 @@ class Restorer:
         return next(self.denoiser.parameters()).device
 
     @property
-    def _downscale(self) -> int:
-        """f: pixels of the result per latent, along one axis."""
-        return 1 if self.autoencoder is None else self.autoencoder.downscale
+    def scale(self) -> int:
+        """How many times larger than the LQ image the result is."""
+        return self.geometry.scale
 
     @property
-    def _unit(self) -> int:
-        """LQ lengths are completed to a multiple of this many pixels, so that f divides those of the result."""
-        return self._downscale // math.gcd(self._downscale, self.scale)
+    def precision(self) -> str:
+        """What the networks compute in: `float32` or `bfloat16`."""
+        return str(next(self.denoiser.parameters()).dtype).removeprefix("torch.")
 
-    def _padded(self, length: int) -> int:
-        """The LQ length that the networks see for an image of this LQ length."""
-        unit_latents = self._unit * self.scale // self._downscale
-        return max(round_up(length, self._unit), -(-MIN_LATENT // unit_latents) * self._unit)
+    def prepare(self, precision: str = "auto") -> Restorer:
+        """Bring the networks into the form that restores fastest, in `float32`, `bfloat16`, or whichever suits better.
+
+        `auto` takes bfloat16 where device and model gain from it. It is for good: bfloat16 rounds the weights, and a
+        prepared restorer cannot be saved. Returns itself. Raises ValueError for any other word.
+        """
+        prepare(self.denoiser, self.autoencoder, choose_precision(precision, self.device, self.denoiser))
+        self.is_prepared = True
+        return self
 
     def to(self, device: torch.device | str) -> Restorer:
         """Move the networks; returns itself."""
@@ -146,7 +126,7 @@ class Restorer:
         Drawing per image and stacking along B makes a batch independent of its composition.
         """
         batch, _, height, width = lq_shape
-        latent = (self._latent(size) for size in (height, width))
+        latent = (self.geometry.latents(size) for size in (height, width))
         shape = (self.schedule.num_steps + 1, batch, self.denoiser.config.in_channels, *latent)
         return torch.randn(shape, generator=generator, device=generator.device)
 
@@ -170,7 +150,7 @@ class Restorer:
         height, width = lq.shape[2:]
         lq = lq.to(self.device, torch.float32)
         known = lq
-        padded = self._padded(height), self._padded(width)
+        padded = self.geometry.padded(height), self.geometry.padded(width)
         conditions: dict[str, Tensor | None] = {}
         if mask is not None:
             mask = torch.where(mask.to(self.device) > 0, 1.0, -1.0)
@@ -206,10 +186,10 @@ class Restorer:
         the other.
         """
         height, width = images[0].shape[:2]
-        grid = self._grid(height, width)
+        grid = self.geometry.grid(height, width, self.tile_size, self.tile_overlap)
         if len(images) == 1 or len(grid.rows) * len(grid.columns) > 1:
             return [self(image, seed, mask) for image, seed, mask in zip(images, seeds, masks, strict=True)]
-        latents = self._latent(height), self._latent(width)
+        latents = self.geometry.latents(height), self.geometry.latents(width)
         steps, channels = self.schedule.num_steps, self.denoiser.config.in_channels
         noise = torch.cat([NoiseField(seed, steps, channels).window(0, 0, *latents) for seed in seeds], dim=1)
         known = [mask_to_tensor(mask) for mask in masks if mask is not None]
@@ -239,12 +219,10 @@ class Restorer:
         image = np.asarray(image)
         mask = None if mask is None else np.asarray(mask)
         check_image(image)
-        if (mask is not None) != self.denoiser.config.cond_mask:
-            need = "is missing; this model inpaints and needs one" if mask is None else "was given to a model without"
-            raise ValueError(f"mask {need}")
+        self._check_mask_given(mask is not None)
         if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:2]):
             raise ValueError(f"mask has shape {mask.shape} ({mask.dtype}); give uint8 {image.shape[:2]}, as the image")
-        grid = self._grid(image.shape[0], image.shape[1])
+        grid = self.geometry.grid(image.shape[0], image.shape[1], self.tile_size, self.tile_overlap)
         noise = NoiseField(seed, self.schedule.num_steps, self.denoiser.config.in_channels)
         row_weights, column_weights = (blend_weights(axis, grid.overlap) for axis in (grid.rows, grid.columns))
         weight_of = {(column.start, column.stop): w for column, w in zip(grid.columns, column_weights, strict=True)}
@@ -262,19 +240,6 @@ class Restorer:
             # Rounding must not touch what was known, so it is taken from the image itself.
             yield restored if mask is None else np.where(mask[top:bottom, :, None] > 127, restored, image[top:bottom])
 
-    def _grid(self, height: int, width: int) -> _Grid:
-        """The tiles of an LQ image, in pixels of the result."""
-        unit = self._unit * self.scale
-        smallest = -(-MIN_LATENT // (unit // self._downscale))
-        tile = max(smallest, self.tile_size // unit)
-        overlap = min(-(-self.tile_overlap // unit), tile // 2)
-
-        def axis(size: int) -> list[slice]:
-            found = spans(self._padded(size) // self._unit, tile, overlap)
-            return [span.scaled(unit, end=size * self.scale) for span in found]
-
-        return _Grid(axis(height), axis(width), overlap * unit)
-
     def _restore_tiles(
         self, image: np.ndarray, mask: np.ndarray | None, noise: NoiseField, areas: Sequence[tuple[slice, slice]]
     ) -> Tensor:
@@ -285,13 +250,9 @@ class Restorer:
             lq.append(image_to_tensor(image[rows, columns]))
             if mask is not None:
                 masks.append(mask_to_tensor(mask[rows, columns]))
-            size = (self._latent(axis.stop - axis.start) for axis in (rows, columns))
-            noises.append(noise.window(*(side.start // self._downscale for side in area), *size))
+            size = (self.geometry.latents(axis.stop - axis.start) for axis in (rows, columns))
+            noises.append(noise.window(*(side.start // self.geometry.downscale for side in area), *size))
         return self.restore_batch(torch.cat(lq), torch.cat(noises, dim=1), torch.cat(masks) if masks else None)
-
-    def _latent(self, length: int) -> int:
-        """Latents along an LQ length, completion included."""
-        return self._padded(length) * self.scale // self._downscale
 
     def _sample(self, y_0_image: Tensor, noise: Tensor, conditions: dict[str, Tensor | None]) -> Tensor:
         """Encode, run the reverse chain, decode."""
@@ -307,37 +268,30 @@ class Restorer:
 
     def _condition_size(self, lq_size: tuple[int, int]) -> tuple[int, int]:
         factor = self.denoiser.config.lq_factor
-        height, width = (size * self.scale // self._downscale * factor for size in lq_size)
+        height, width = (size * self.scale // self.geometry.downscale * factor for size in lq_size)
         return height, width
 
     def _condition_mask(self, mask: Tensor) -> Tensor:
         return fit_mask(mask, self._condition_size((mask.shape[2], mask.shape[3])))
 
+    def _check_mask_given(self, given: bool) -> None:
+        if given != self.denoiser.config.cond_mask:
+            need = "was given to a model without" if given else "is missing; this model inpaints and needs one"
+            raise ValueError(f"mask {need}")
+
     def _check_inputs(self, lq: Tensor, mask: Tensor | None) -> None:
         if lq.ndim != 4 or lq.shape[1] != 3 or min(lq.shape) < 1:
             raise ValueError(f"lq has shape {tuple(lq.shape)}; give (B, 3, h, w) of at least 1 pixel")
-        if (mask is not None) != self.denoiser.config.cond_mask:
-            need = "is missing; this model inpaints and needs one" if mask is None else "was given to a model without"
-            raise ValueError(f"mask {need}")
+        self._check_mask_given(mask is not None)
         if mask is not None and tuple(mask.shape) != (len(lq), 1, *lq.shape[2:]):
             raise ValueError(f"mask has shape {tuple(mask.shape)}; give {(len(lq), 1, *lq.shape[2:])}, as the image")
 
     def save(self, folder: Path | str) -> None:
         """Write model.json, denoiser.safetensors and, in latent space, autoencoder.json and autoencoder.safetensors."""
-        folder = Path(folder)
-        save_weights(self.denoiser, folder / DENOISER_WEIGHTS)
-        if self.autoencoder is not None:
-            save_vqgan(self.autoencoder, folder)
-        content = {
-            "task": self.task,
-            "scale": self.scale,
-            "tile_size": self.tile_size,
-            "tile_overlap": self.tile_overlap,
-            "latent_space": self.autoencoder is not None,
-            "schedule": {"kappa": self.schedule.kappa, "sqrt_eta": self.schedule.sqrt_eta.tolist()},
-            "denoiser": dataclasses.asdict(self.denoiser.config),
-        }
-        write_json(folder / MODEL_JSON, content)
+        if self.is_prepared:
+            raise ValueError("the restorer was prepared for restoring, its weights are others now; save it before")
+        parts = (self.denoiser, self.autoencoder, self.schedule, self.scale, self.task)
+        write_bundle(Bundle(*parts, self.tile_size, self.tile_overlap), Path(folder))
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> Restorer:
@@ -346,23 +300,13 @@ class Restorer:
         Raises:
             ValueError: a file is missing or damaged, or weights do not fit the configuration beside them.
         """
-        folder = Path(folder)
-        path = folder / MODEL_JSON
-        content = read_json(path)
-        expected = {"task", "scale", "tile_size", "tile_overlap", "latent_space", "schedule", "denoiser"}
-        if missing := sorted(expected - set(content)):
-            raise ValueError(f"'{path}' lacks {missing}; the saved model is damaged, save it again")
-        config = config_from_dict(SwinUNetConfig, content["denoiser"], path)
-        schedule = config_from_dict(EtaSchedule, content["schedule"], path)
+        bundle = read_bundle(Path(folder), device)
         return cls(
-            build_with_weights(lambda: SwinUNet(config), folder / DENOISER_WEIGHTS, device),
-            load_vqgan(folder, device) if content["latent_space"] else None,
-            schedule,
-            content["scale"],
-            content["task"],
-            tile_size=content["tile_size"],
-            tile_overlap=content["tile_overlap"],
+            bundle.denoiser,
+            bundle.autoencoder,
+            bundle.schedule,
+            bundle.scale,
+            bundle.task,
+            tile_size=bundle.tile_size,
+            tile_overlap=bundle.tile_overlap,
         )
-
-
-__all__ = ["AUTOENCODER_JSON", "DENOISER_WEIGHTS", "MODEL_JSON", "Restorer"]

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resshift.normalization import GroupNorm
+
+_QUERIES = 512  # whose weights over all positions are held at once
 
 
 def norm(channels: int) -> GroupNorm:
@@ -45,6 +48,12 @@ class ResnetBlock(nn.Module):
         return self.nin_shortcut(x) + h
 
 
+def _attend_by_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over (B, 1, N, C), some queries at a time: for bfloat16 on a CPU twice as fast as the fused kernel."""
+    parts = [((part * q.shape[-1] ** -0.5) @ k.mT).softmax(-1) @ v for part in q.split(_QUERIES, dim=2)]
+    return torch.cat(parts, dim=2)
+
+
 class AttnBlock(nn.Module):
     """Single-head self-attention over all positions."""
 
@@ -61,7 +70,8 @@ class AttnBlock(nn.Module):
         h = self.norm(x)
         # (B, 1, H*W, C); contiguous, or the fused kernel steps aside for one that stores all (H*W)^2 weights
         q, k, v = (conv(h).flatten(2).mT.contiguous()[:, None] for conv in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v)
+        by_parts = h.device.type == "cpu" and h.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        h = _attend_by_parts(q, k, v) if by_parts else F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(h[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
 
 

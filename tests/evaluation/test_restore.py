@@ -71,7 +71,7 @@ def test_sixteen_bits_stay_sixteen(pixels, bundle, tmp_path):
     assert (outcome.restored, outcome.notes) == (2, ())
     result = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
     assert (result.dtype, result.shape) == (np.uint16, (80, 56, 3))
-    np.testing.assert_array_equal(result, Restorer.load(bundle)(deep))
+    np.testing.assert_array_equal(result, Restorer.load(bundle).prepare()(deep))
     assert len(np.unique(result % 257)) > 100
     eight = Restorer.load(bundle)(np.rint(smooth).astype(np.uint8))
     assert np.abs(result / 257 - eight).mean() < 1.5
@@ -91,7 +91,7 @@ def test_formats(kind, mode, pixels, bundle, tmp_path):
     assert written.stem == "a_x4"
     image = restored(written)
     assert (image.mode, image.size) == (mode, (56, 80))
-    expected = Restorer.load(bundle)(pixels).astype(int)
+    expected = Restorer.load(bundle).prepare()(pixels).astype(int)
     assert np.abs(np.asarray(image.convert("RGB")) - expected).mean() <= (3 if kind == "jpeg" else 0)
     lost = (f"{tmp_path}/a.png: the alpha channel is left out, jpeg has none",) if kind == "jpeg" else ()
     assert outcome.notes == lost

@@ -42,7 +42,7 @@ def test_register_load_and_fetch(bundle, mlflow_store):
         assert (fetch(uri) / "denoiser.safetensors").read_bytes() == (bundle / "denoiser.safetensors").read_bytes()
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
     restored = loaded.predict({"image": IMAGE}, params={"seed": 3})
-    np.testing.assert_array_equal(restored["image"][0], Restorer.load(bundle)(IMAGE[0], seed=3))
+    np.testing.assert_array_equal(restored["image"][0], Restorer.load(bundle).prepare()(IMAGE[0], seed=3))
 
 
 def test_a_second_registration_is_a_second_version(bundle, mlflow_store):

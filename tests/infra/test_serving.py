@@ -68,7 +68,7 @@ def models(tmp_path, mlflow_store):
         with start_run("tests", "a run") as run:
             version = register(tmp_path / name, name, run_id=run.info.run_id)
         mlflow.MlflowClient().set_registered_model_alias(name, "champion", version)
-    return {f"models:/{name}@champion": restorer for name, restorer in made.items()}
+    return {f"models:/{name}@champion": restorer.prepare() for name, restorer in made.items()}
 
 
 def test_a_version_holds_all_that_describes_it(models):

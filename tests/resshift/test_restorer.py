@@ -106,6 +106,84 @@ def test_tiles_of_a_local_model_join_without_a_seam(size):
     assert np.abs(tiled(image).astype(int) - whole(image)).max() <= 1
 
 
+class Local(SwinUNet):
+    """A denoiser that looks `REACH` pixels far and no further, at the state (and so at the noise) and the LQ image."""
+
+    REACH = 3
+
+    def forward(self, x, t, lq, mask=None):
+        kernel = torch.ones(3, 1, 2 * self.REACH + 1, 2 * self.REACH + 1) / (2 * self.REACH + 1) ** 2
+        return 0.9 * torch.nn.functional.conv2d(0.5 * x + 0.5 * lq, kernel, padding=self.REACH, groups=3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_tiles_agree_with_the_whole_where_their_edges_cannot_be_seen(batch_size):
+    """Edges reach `far` pixels into a tile. Past that nothing differs; before, a neighbour has most of the weight."""
+    size, overlap, steps = 64, 32, 2
+    far = steps * Local.REACH
+    schedule = EtaSchedule.exponential(num_steps=steps)
+    image = photo(150, 200)
+    tiled = Restorer(Local(UNET), None, schedule, 1, tile_size=size, tile_overlap=overlap, batch_size=batch_size)
+    whole = Restorer(Local(UNET), None, schedule, 1, tile_size=4096)
+    expected = whole(image).astype(int)
+    difference = np.abs(tiled(image) - expected).max(axis=2)
+
+    def near_an_edge(length: int) -> np.ndarray:
+        near = np.zeros(length, bool)
+        for span in spans(length, size, overlap):
+            for edge in {span.start, span.start + span.length} - {0, length}:
+                near[max(0, edge - far) : edge + far] = True
+        return near
+
+    near = near_an_edge(150)[:, None] | near_an_edge(200)[None, :]
+    assert 0.2 < near.mean() < 0.8
+    assert difference[~near].max() <= 1
+    edges = np.abs(Restorer(Local(UNET), None, schedule, 1)(image[:, :size]) - expected[:, :size]).max()
+    assert edges > 8, "an edge by itself does change the pixels beside it"
+    # far / (overlap + 1) is the most weight that a pixel gets which sees the edge of its tile, along either axis
+    assert difference.max() <= 2 * far / (overlap + 1) * edges + 1
+
+
+def test_a_seam_is_no_more_visible_than_any_other_place():
+    image = photo(16, 60)
+    model = restorer(latent=False, tile_size=64, tile_overlap=16)
+    steps = np.abs(np.diff(model(image).astype(float), axis=1)).mean(axis=(0, 2))
+    seams = [span.start * 4 + offset for span in spans(60, 16, 4)[1:] for offset in (-1, 0, 15, 16)]
+    assert steps[seams].mean() < 1.3 * steps.mean()
+
+
+def test_a_part_of_an_image_gets_the_noise_of_that_part():
+    """Cut off on the right and at the bottom, a local model's result stays what it was."""
+    schedule = EtaSchedule.exponential()
+    model = Restorer(Pointwise(UNET), None, schedule, 1)
+    image = photo(90, 70)
+    np.testing.assert_array_equal(model(image)[:50, :40], model(image[:50, :40]))
+
+
+@pytest.mark.parametrize("tile_size", [24, 4096])
+def test_sixteen_bits_are_restored_in_sixteen_bits(tile_size):
+    model = Restorer(Pointwise(UNET), None, EtaSchedule.exponential(), 1, tile_size=tile_size, tile_overlap=8)
+    image = np.random.default_rng(0).integers(0, 65536, (30, 41, 3), dtype=np.uint16)
+    deep, shallow = model(image), model(np.rint(image / 257).astype(np.uint8))
+    assert deep.dtype == np.uint16
+    assert np.abs(deep / 257 - shallow).max() <= 1.01
+    assert len(np.unique(deep)) > 2500
+
+
+def test_rows_come_in_order_and_progress_is_told():
+    model = Restorer(Pointwise(UNET), None, EtaSchedule.exponential(), 1, tile_size=24, tile_overlap=8, batch_size=2)
+    told = []
+    coming = model.restore_rows(photo(60, 100), on_tiles=lambda done, total: told.append((done, total)))
+    rows = [next(coming)]
+    columns = len(spans(100, 24, 8))
+    assert sum(done for done, _ in told) == columns, "the first rows come when the first tiles are done"
+    assert rows[0].shape == (16, 100, 3)
+    rows += coming
+    np.testing.assert_array_equal(np.concatenate(rows), model(photo(60, 100)))
+    assert sum(done for done, _ in told) == told[0][1] == len(spans(60, 24, 8)) * columns
+    assert max(done for done, _ in told) == 2
+
+
 def test_tiles_of_a_real_model_stay_close_to_the_whole():
     """Not equal: normalisation and windows differ. Another seed shows how far apart images can be."""
     image = photo(20, 13)
@@ -208,6 +286,7 @@ def test_bad_inputs_are_named():
 def test_pyfunc(tmp_path):
     model = restorer(latent=False)
     model.save(tmp_path / "sr")
+    model.prepare()
     loaded = _load_pyfunc(str(tmp_path / "sr"))
     images = np.stack([photo(6, 5, seed) for seed in range(2)])
     restored = loaded.predict(images, params={"seed": 7})
