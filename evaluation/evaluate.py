@@ -7,7 +7,7 @@ import typer
 
 from evaluation.batch_evaluation import REPORT_FILE, evaluate
 from evaluation.evaluation_plan import Request
-from evaluation.table import console, summary_table
+from evaluation.table import console, extreme_lines, summary_table
 from infra import storage
 from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
 from infra.recipe import load_recipe
@@ -46,6 +46,8 @@ def main(
         return
     printer = console()
     printer.print(summary_table(result))
+    for line in extreme_lines(result):
+        printer.print(line, soft_wrap=True, highlight=False, markup=False)
     printer.print(f"report: {storage.join(out, REPORT_FILE)}", soft_wrap=True, highlight=False)
 
 

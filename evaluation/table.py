@@ -49,6 +49,17 @@ def _gain(name: str, interval: Mapping[str, Any] | None) -> str:
     return "–" if interval is None else escape(improvement_text(name, interval))
 
 
+def extreme_lines(summary: Mapping[str, Any], count: int = 3) -> list[str]:
+    """The images that gain least and most in the ranking metric, over each reference, in a line each."""
+    name = summary["ranking_metric"]
+    lines = []
+    for reference, images in summary["extremes"][name].items():
+        for which, words in (("worst", "least"), ("best", "most")):
+            shown = ", ".join(f"{key} {gain:+.{METRICS[name].decimals}f}" for key, gain in images[which][:count])
+            lines.append(f"{METRICS[name].label} improves {words} over {reference}: {shown}")
+    return lines
+
+
 def gates_table(name: str, version: str, results: Sequence[GateResult]) -> Table:
     """One line per gate: passed or not, measured, required."""
     table = Table(title=f"{name} version {version}")

@@ -18,7 +18,7 @@ from evaluation.report import render_report
 from evaluation.report_gallery import Picture
 from evaluation.strip_plot import MARGIN, WIDTH, strip_plot
 from evaluation.summary import rank_images, summarize
-from evaluation.table import summary_table
+from evaluation.table import extreme_lines, summary_table
 from tests.evaluation.logged import CONFIG, make_rows, make_summary
 
 DRAWN = build("realesrgan", scale=4).draw(64, 64, seed=1)
@@ -163,6 +163,9 @@ def test_worst_and_best_images_are_listed_by_metric_and_reference():
     assert extremes["bicubic"]["worst"][0][0] == "image03"
     assert extremes["champion"]["best"][0][0] == "image07"
     assert len(extremes["champion"]["worst"]) == len(extremes["champion"]["best"]) == 5
+    first, *_, last = extreme_lines(make_summary(rows, "3", champion="2"))
+    assert re.fullmatch(r"PSNR-Y improves least over bicubic: image\d\d \+0\.\d\d(, image\d\d \+0\.\d\d){2}", first)
+    assert last.startswith("PSNR-Y improves most over champion: ")
     gains = [gain for _, gain in extremes["bicubic"]["worst"]]
     assert gains == sorted(gains)
 
