@@ -32,7 +32,7 @@ def image_to_tensor(image: np.ndarray) -> Tensor:
         ValueError: the array is not such an image, or has no pixel.
     """
     check_image(image)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
     return pixels.float() / _half_range(image.dtype) - 1.0
 
 
