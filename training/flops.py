@@ -18,7 +18,7 @@ from training.figures import sum_over
 from training.loss import DenoisingBatch, denoising_loss
 
 META = torch.device("meta")
-PROBE_SECONDS = 0.1
+PROBE_SECONDS = 0.2
 PROBE_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
