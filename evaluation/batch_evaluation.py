@@ -74,6 +74,7 @@ def measure(evaluation: Evaluation, out: str, workers: int | None) -> None:
         tile_size=config.tile_size,
         tile_overlap=config.tile_overlap,
         batch_size=config.batch_size,
+        precision=config.precision,
         save_restored=config.save_restored,
         others=evaluation.others,
     )

@@ -32,6 +32,8 @@ class EvaluationConfig(_Section):
     """Overlap of neighbouring tiles in output pixels, over which they are blended."""
     batch_size: PositiveInt = 1
     """Images (or tiles) of one size that go through the networks together. Figures differ by rounding at most."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the networks. restore and served models take bfloat16 where they gain from it."""
     compare_to_champion: bool = True
     """Also show the version that holds the alias `champion`, if the model is registered and there is one: the rows of
     its own evaluation under the same protocol, or measured anew if there is none or a gate asks for the runtime."""

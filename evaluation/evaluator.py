@@ -39,6 +39,7 @@ class EvaluationJob:
     tile_size: int
     tile_overlap: int
     batch_size: int
+    precision: str
     save_restored: bool
     others: Mapping[str, OtherMethod]
 
@@ -85,6 +86,7 @@ class Evaluator:
         for restorer in restorers.values():
             restorer.tile_size, restorer.tile_overlap = job.tile_size, job.tile_overlap
             restorer.batch_size = job.batch_size
+            restorer.prepare(job.precision)
         self.meter = Meter(job.metrics, device)
         self.device_words = device_words(device)
         self.methods = (BICUBIC, *job.others, *restorers)

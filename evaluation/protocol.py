@@ -22,6 +22,7 @@ def build_protocol(recipe: Recipe, config: EvaluationConfig, test_set_digest: st
         "colour": "8-bit RGB, 0..255, results rounded and clipped, no border cropped",
         "bicubic": "a = -0.75, pixel centres aligned by area, no antialiasing, clipped to 0..255",
         "noise": "normal, by squares of 64x64 latents, CPU generators seeded with sha256(sha256(seed/key)/row/column)",
+        "precision": config.precision,
         "seed": config.seed,
         "tile_size": config.tile_size,
         "tile_overlap": config.tile_overlap,

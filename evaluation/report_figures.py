@@ -48,6 +48,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("Images", images),
         ("Task", f"{protocol['task'].replace('_', ' ')} ×{protocol['scale']}"),
         ("Seed", str(protocol["seed"])),
+        ("Arithmetic", protocol["precision"]),
         ("Tiles", f"{protocol['tile_size']} px, overlap {protocol['tile_overlap']} px"),
         ("Runtime", _runtime(summary)),
         ("Protocol", summary["protocol_digest"][:12]),

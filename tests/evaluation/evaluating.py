@@ -15,7 +15,14 @@ def evaluate(recipe, model, data, out, workers=1, dry_run=False, **more):
 
 def run_in_process(pairs, out, restorer, metrics=("psnr_y",), **options):
     """The rows of a test set, one shard after the other."""
-    options = {"tile_size": 64, "tile_overlap": 8, "batch_size": 1, "save_restored": True, "others": {}} | options
+    options = {
+        "tile_size": 64,
+        "tile_overlap": 8,
+        "batch_size": 1,
+        "precision": "float32",
+        "save_restored": True,
+        "others": {},
+    } | options
     job = EvaluationJob(pairs, str(out), metrics, 4, seed=0, **options)
     evaluator = Evaluator(job, {"model": restorer}, "cpu")
     for shard in pairs.shards:

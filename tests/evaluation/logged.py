@@ -22,6 +22,7 @@ def protocol(test_set: str = "a") -> dict:
         "scale": 4,
         "test_set": {"digest": test_set * 64, "num_images": 12},
         "metrics": {"psnr_y": "1", "ssim_y": "1"},
+        "precision": "float32",
         "seed": 0,
         "tile_size": 512,
         "tile_overlap": 64,

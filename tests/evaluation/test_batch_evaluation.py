@@ -221,3 +221,18 @@ def test_dry_run_writes_nothing(recipe, folder_pairs, bundle, tmp_path, mlflow_s
     plan = evaluate(recipe, bundle, folder_pairs, tmp_path / "out", dry_run=True)
     assert plan["identity"]["protocol"]["test_set"]["num_images"] == 9
     assert not (tmp_path / "out").exists()
+
+
+def test_precision_is_part_of_the_protocol(folder_pairs, bundle, tmp_path, mlflow_store):
+    recipes = [load_recipe("realsr_x4", [f"evaluation.precision={name}"]) for name in ("float32", "bfloat16")]
+    plans = [evaluate(one, bundle, folder_pairs, tmp_path / "out", dry_run=True) for one in recipes]
+    assert [plan["identity"]["protocol"]["precision"] for plan in plans] == ["float32", "bfloat16"]
+    assert plans[0]["protocol_digest"] != plans[1]["protocol_digest"]
+    pairs = open_pairs(str(folder_pairs), max_images=2)
+    exact, rounded = (
+        run_in_process(pairs, tmp_path / precision, Restorer.load(bundle), precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    model = exact["method"] == "model"
+    assert not np.allclose(exact[model]["psnr_y"], rounded[model]["psnr_y"], atol=1e-6)
+    np.testing.assert_allclose(exact[model]["psnr_y"], rounded[model]["psnr_y"], atol=0.5)
