@@ -80,14 +80,6 @@ def test_another_seed_gives_other_pairs(dataset, photos, recipe, tmp_path):
     assert not set(shard_digests(tmp_path / "out")) & set(shard_digests(dataset))
 
 
-def test_card_counts_and_shows(dataset):
-    card = (dataset / "README.md").read_text()
-    assert "9 of 9 planned" in card
-    assert "jpeg.quality" in card
-    with Image.open(dataset / "preview.png") as preview:
-        assert preview.width > 500
-
-
 def test_another_plan_is_refused_and_nothing_is_lost(dataset, photos, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(dataset, out)
