@@ -100,7 +100,7 @@ def figure_row(summary: Summary, rows: pd.DataFrame, name: str, labels: Labels) 
     return {
         "label": definition.label + (f", {definition.unit}" if definition.unit else ""),
         "direction": "higher is better" if definition.higher_is_better else "lower is better",
-        "note": "" if measured == summary["num_images"] else f"measured on {measured} images",
+        "note": "" if measured in (0, summary["num_images"]) else f"measured on {measured} images",
         "cells": [
             {"label": labels[method], "own": method == MODEL, "value": _mean(name, figures, method)}
             for method in methods
