@@ -27,8 +27,11 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int | None = None) -> Iterator[Cluster]:
-    """Connect to Ray, yield what it has, and disconnect. `workers` bounds the parallelism."""
+def cluster(workers: int | None = None, log_to_driver: bool = False) -> Iterator[Cluster]:
+    """Connect to Ray, yield what it has, and disconnect. `workers` bounds the parallelism.
+
+    log_to_driver: show here what workers print.
+    """
     # Ray warns about a future change of this default; CPU actors beside GPUs are what we want today.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
@@ -38,7 +41,7 @@ def cluster(workers: int | None = None) -> Iterator[Cluster]:
         options: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
         _check_address(address)
         try:
-            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=log_to_driver, **options)
         except ConnectionError as error:
             raise JobError(
                 f"RAY_ADDRESS {address}: no Ray cluster answers there; start one or unset RAY_ADDRESS"

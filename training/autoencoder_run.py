@@ -9,6 +9,7 @@ from infra import storage
 from infra.recipe import Recipe
 from resshift.vqgan import VQGAN
 from resshift.weights import AUTOENCODER_JSON, AUTOENCODER_WEIGHTS, save_vqgan
+from training.agreement import agree
 from training.autoencoder_task import AutoencoderTask, open_autoencoder_task
 from training.autoencoder_trainer import train_autoencoder
 from training.engine import join_processes, plan_batches
@@ -23,14 +24,15 @@ def run_autoencoder_training(recipe: Recipe, data: str, out: str, dry_run: bool 
     OUT/autoencoder.json and .safetensors are what make_latents takes as autoencoder.weights. The same call goes on
     where an earlier one stopped. Raises UsageError for what does not fit, JobError for what fails.
     """
+    processes = join_processes()
     task = open_autoencoder_task(recipe, data)
     if dry_run:
-        return json.dumps(_plan(task, out), indent=2)
+        return json.dumps(_plan(task, out), indent=2) if processes.is_main else ""
+    plan_batches(task.config, processes.world_size, "training.autoencoder")
+    agree(processes, task.resolved, task.order, out)
     location = storage.join(out, TRAINED)
     if storage.exists(location) and storage.read_json(location) == _identity(task):
-        return f"already trained: {storage.join(out, AUTOENCODER_JSON)}"
-    processes = join_processes()
-    plan_batches(task.config, processes.world_size, "training.autoencoder")
+        return f"already trained: {storage.join(out, AUTOENCODER_JSON)}" if processes.is_main else ""
     tags = {"dataset.url": data, "dataset.digest": task.dataset.digest, "stage": "autoencoder"}
     with track(processes, out, f"{recipe.name} autoencoder", task.resolved, tags) as tracker:
         vqgan = train_autoencoder(task, out, processes, tracker)

@@ -9,6 +9,7 @@ from infra import storage
 from infra.models import register
 from infra.recipe import Recipe
 from resshift.swin_unet import SwinUNet
+from training.agreement import agree
 from training.denoiser_task import DenoiserTask, open_task
 from training.denoiser_trainer import train_denoiser
 from training.engine import join_processes, plan_batches
@@ -24,14 +25,16 @@ def run_training(recipe: Recipe, data: str, out: str, dry_run: bool = False) -> 
     The same call goes on where an earlier one stopped, and re-uses a model version that it has registered already.
     Raises UsageError for what does not fit, JobError for what fails.
     """
+    processes = join_processes()
     task = open_task(recipe, data)
     if dry_run:
-        return json.dumps(_plan(task, out), indent=2)
+        return json.dumps(_plan(task, out), indent=2) if processes.is_main else ""
+    plan_batches(task.config, processes.world_size)
+    agree(processes, task.resolved, task.order, out)
     earlier = _registered(task, out)
     if earlier is not None:
-        return f"already registered: {earlier['model']} version {earlier['version']} ({earlier['bundle']})"
-    processes = join_processes()
-    plan_batches(task.config, processes.world_size)
+        done = f"already registered: {earlier['model']} version {earlier['version']} ({earlier['bundle']})"
+        return done if processes.is_main else ""
     tags = {"dataset.url": data, "dataset.digest": task.dataset.digest, "stage": "denoiser"}
     with track(processes, out, f"{recipe.name} denoiser", task.resolved, tags) as tracker:
         denoiser = train_denoiser(task, out, processes, tracker)

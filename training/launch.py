@@ -7,17 +7,44 @@ srun sets names of its own, which are translated here. Without any of them the p
 import os
 import re
 from collections.abc import MutableMapping
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from infra.errors import UsageError
 
+
+class Launcher(StrEnum):
+    """Who starts the processes of a run."""
+
+    ENVIRONMENT = "env"
+    RAY = "ray"
+
+
+LauncherOption = Annotated[
+    Launcher,
+    typer.Option(
+        "--launcher",
+        help="env: torchrun, deepspeed or srun has started this process as one of several, or it is alone. "
+        "ray: start --workers processes through Ray Train.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes with --launcher ray (default: one per GPU, or one)."),
+]
 LocalRankOption = Annotated[
     int | None, typer.Option("--local_rank", hidden=True, help="Given by the deepspeed launcher beside LOCAL_RANK.")
 ]
 
 FIRST_PORT, PORTS = 20_000, 20_000
+
+
+def check_workers(launcher: Launcher, workers: int | None) -> None:
+    """Raise UsageError if --workers is given where it means nothing."""
+    if workers is not None and launcher is not Launcher.RAY:
+        raise UsageError(f"--workers {workers}: only --launcher ray starts processes; use torchrun --nproc-per-node")
 
 
 def translate_slurm(environment: MutableMapping[str, str] = os.environ) -> None:

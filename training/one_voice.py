@@ -25,7 +25,7 @@ GRACE_SECONDS = 5.0  # to end on its own, with files closed and the MLflow run m
 FAREWELL_SECONDS = 5.0
 LONGEST_EXPORT_SECONDS = 2 * 3600.0
 
-CLAIM, FAILED, FINISHED = "claim", "failed", "finished"
+CLAIM, FAILED, OVER, FINISHED = "claim", "failed", "over", "finished"
 
 
 @contextmanager
@@ -61,15 +61,17 @@ class _Room:
     def fail(self, code: int, error: Exception, explain: Callable[[Exception], None]) -> NoReturn:
         """End this process; `explain` what is wrong if no other has failed before."""
         self.closed.set()  # from here on this process leaves by itself
+        said = False
         try:
             own = str(self.processes.rank)
             if self.code is None and self.store.compare_set(CLAIM, "", own).decode() == own:
                 explain(error)
+                said = True
                 self._tell(FAILED, str(code))
-            else:
-                self._hears(FAILED, FAREWELL_SECONDS)
+            elif self._hears(FAILED, FAREWELL_SECONDS) and self.processes.is_main:
+                self._hears(OVER, FAREWELL_SECONDS)  # the store must outlive whoever still looks into it
         except dist.DistError:  # the main process has gone without a word, so what is known here is worth saying
-            if self.code is None:
+            if not said and self.code is None:
                 explain(error)
         sys.exit(code if self.code is None else self.code)
 
@@ -97,9 +99,12 @@ class _Room:
         with self._lock:
             self._known.add(key)
             self.store.set(key, value)
+        others = [f"{key}-{rank}" for rank in range(self.processes.world_size) if rank != self.processes.rank]
         deadline = time.monotonic() + FAREWELL_SECONDS
-        while self.store.add(f"{key}-heard", 0) < self.processes.world_size - 1 and time.monotonic() < deadline:
+        while not self.store.check(others) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
+        if key == FAILED:
+            self.store.set(OVER, "")
 
     def _hears(self, key: str, seconds: float) -> bool:
         """Wait until another process tells `key`."""
@@ -118,5 +123,6 @@ class _Room:
                 self._known.add(key)
                 if key == FAILED:
                     self.code = int(self.store.get(key))
-                self.store.add(f"{key}-heard", 1)
+                # Not a counter: that would wait for an answer from a store that may close as soon as it has counted.
+                self.store.set(f"{key}-{self.processes.rank}", "")
         return True

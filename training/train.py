@@ -7,7 +7,7 @@ import typer
 from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, run
 from infra.recipe import load_recipe
 from training.denoiser_run import run_training
-from training.launch import LocalRankOption
+from training.launch import Launcher, LauncherOption, LocalRankOption, WorkersOption, check_workers
 from training.one_voice import one_voice
 
 
@@ -17,11 +17,22 @@ def main(
     out: OutOption,
     overrides: OverridesArgument = None,
     dry_run: DryRunOption = False,
+    launcher: LauncherOption = Launcher.ENVIRONMENT,
+    workers: WorkersOption = None,
     local_rank: LocalRankOption = None,
 ) -> None:
-    """Train the denoiser of a recipe and register the model version. The same command resumes."""
-    with one_voice():
-        summary = run_training(load_recipe(recipe, overrides), data, out, dry_run)
+    """Train the denoiser of a recipe and register the model version. The same command resumes.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM after saving a checkpoint (start it again).
+    """
+    check_workers(launcher, workers)
+    if launcher is Launcher.RAY and not dry_run:
+        from training.ray_launch import run_on_ray  # seconds of imports that no other way of starting needs
+
+        summary = run_on_ray(run_training, load_recipe(recipe, overrides), data, out, workers)
+    else:
+        with one_voice():
+            summary = run_training(load_recipe(recipe, overrides), data, out, dry_run)
     if summary:
         print(summary)
 

@@ -4,6 +4,7 @@
 itself with SIGKILL at a named point, as a machine that fails does.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import runpy
@@ -59,11 +60,13 @@ def start(
     ranks: int = 1,
     environments: Sequence[Mapping[str, str]] | None = None,
     fates: Mapping[int, Fate] | None = None,
+    extra: Mapping[int, Sequence[object]] | None = None,
     limit_bytes: int | None = None,
 ) -> list[Rank]:
     """Start training/<module>.py in `ranks` processes; without `environments` as torchrun would.
 
-    fates: rank -> where it dies. limit_bytes: no file of these processes may grow beyond it (as on a full disk).
+    fates: rank -> where it dies. extra: rank -> further arguments of it alone. limit_bytes: no file of these processes
+    may grow beyond it (as on a full disk).
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -76,10 +79,11 @@ def start(
         inherited = {
             name: os.environ[name] for name in os.environ if name.startswith(("MLFLOW_", "AWS_", "PATH", "PYTHONPATH"))
         }
+        own = [str(argument) for argument in (*arguments, *(extra or {}).get(number, ()))]
         process = context.Process(
             target=_work,
-            args=(str(TRAINING / f"{module}.py"), [str(argument) for argument in arguments], str(output), str(errors),
-                  {**inherited, **environment}, (fates or {}).get(number), limit_bytes),
+            args=(str(TRAINING / f"{module}.py"), own, str(output), str(errors), {**inherited, **environment},
+                  (fates or {}).get(number), limit_bytes),
         )  # fmt: skip
         for log in (output, errors):
             log.touch()
@@ -114,6 +118,7 @@ def _work(script: str, arguments: list[str], output: str, errors: str, environme
     for path, descriptor in ((output, 1), (errors, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
     os.environ.update(environment)
+    os.chdir(environment.get("PWD", "."))
     if fate is not None:
         POINTS[fate.point](fate.step)
     if limit_bytes is not None:
@@ -175,7 +180,23 @@ def _around_save(before: str | None) -> Callable[[int], None]:
     return arrange
 
 
+def _not_finite(step: int) -> None:
+    """From this step on the loss of this process is NaN; it does not die of it."""
+    from training import denoiser_trainer
+
+    good = denoiser_trainer.denoising_loss
+
+    def bad(engine, *arguments, **options):
+        loss = good(engine, *arguments, **options)
+        if engine.global_steps < step - 1:
+            return loss
+        return dataclasses.replace(loss, total=loss.total * float("nan"))
+
+    denoiser_trainer.denoising_loss = bad
+
+
 POINTS = {
+    "nan": _not_finite,
     "step": _in_step,
     "saved": _around_save(None),
     "writing": _around_save("write_tree"),  # the moments are there, the weights not

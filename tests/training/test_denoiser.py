@@ -107,10 +107,11 @@ def test_steps_after_the_last_checkpoint_are_done_again(latents, tmp_path):
     assert not list((parts / "checkpoints").glob(".tmp-*"))
 
 
-def test_accumulating_micro_batches_is_the_whole_batch(latents, tmp_path):
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_accumulating_micro_batches_is_the_whole_batch(latents, tmp_path, zero_stage):
     outs = [tmp_path / str(micro) for micro in (1, 4)]
     for out, micro in zip(outs, (1, 4), strict=True):
-        raw = toy_recipe(micro_batch_size=micro, num_steps=3).raw
+        raw = toy_recipe(micro_batch_size=micro, num_steps=3, zero_stage=zero_stage).raw
         recipe = Recipe.from_dict({**raw, "denoiser": {**raw["denoiser"], "dropout": 0.0}})
         run_training(recipe, str(latents), str(out))
     a, b = (Restorer.load(out / "model").denoiser.state_dict() for out in outs)
@@ -228,7 +229,7 @@ def test_non_finite_losses_stop_the_run_with_the_sample_keys(latents, tmp_path, 
     assert len(report["sample_keys"]) == 4
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_a_single_bad_step_is_skipped_and_counted(latents, tmp_path, monkeypatch, zero_stage):
     good, calls = denoiser_trainer.denoising_loss, []
 

@@ -1,0 +1,111 @@
+"""`--launcher ray`: the processes of a run as workers of Ray Train, on this machine or on a cluster.
+
+A lost worker (its process, its node) makes Ray start all of them anew, and they go on from the newest checkpoint as
+the same command would. An error for the user is not tried again.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from infra import storage
+from infra.cluster import cluster
+from infra.errors import JobError, UsageError
+from infra.recipe import Recipe
+from infra.tracking import tracking_uri
+
+MOST_RESTARTS = 5  # by failures; nodes that announce their end do not count
+SQLITE = "sqlite:///"
+
+Run = Callable[[Recipe, str, str], str]
+
+
+@ray.remote(num_cpus=0)
+class Outcome:
+    """How a run ended, outliving its workers."""
+
+    def __init__(self) -> None:
+        self.summary = ""
+        self.error: UsageError | JobError | None = None
+
+    def succeed(self, summary: str) -> None:
+        self.summary = summary
+
+    def fail(self, error: UsageError | JobError) -> None:
+        self.error = self.error or error
+
+    def get(self) -> "tuple[str, UsageError | JobError | None]":
+        return self.summary, self.error
+
+
+def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | None) -> str:
+    """Call `run(recipe, data, out)` in `workers` processes (None: one per GPU, or one); returns what rank 0 returned.
+
+    Local paths must mean the same on every node. Raises what `run` raises for the user, and JobError if workers keep
+    getting lost.
+    """
+    with cluster(workers, log_to_driver=True) as found, tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
+        gpus = found.num_gpus
+        outcome = Outcome.remote()  # type: ignore[attr-defined]
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={
+                "run": run,
+                "recipe": dict(recipe.raw),
+                "data": _everywhere(data),
+                "out": _everywhere(out),
+                "folder": str(Path.cwd()),
+                "outcome": outcome,
+            },
+            scaling_config=ScalingConfig(num_workers=workers or gpus or 1, use_gpu=gpus > 0),
+            run_config=RunConfig(  # type: ignore[call-arg]  # its annotation is that of Ray Train's first version
+                storage_path=scratch,  # checkpoints are ours; Ray keeps its own notes only
+                failure_config=FailureConfig(max_failures=MOST_RESTARTS),
+                worker_runtime_env={"env_vars": {"MLFLOW_TRACKING_URI": _tracking_everywhere()}},
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            _, known = ray.get(outcome.get.remote())
+            reason = str(error).strip().splitlines()[-1]
+            raise known or JobError(
+                f"--launcher ray: workers failed {MOST_RESTARTS + 1} times, at last with: {reason}; look into Ray's "
+                "logs and run the same command again to go on"
+            ) from error
+        summary, known = ray.get(outcome.get.remote())
+        if known is not None:
+            raise known
+        return str(summary)
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker does. Ray Train has set RANK and so on, and formed the process group."""
+    outcome = config["outcome"]
+    if ray.get(outcome.get.remote())[1] is not None:
+        return  # started again after an error that trying again does not mend
+    if Path(config["folder"]).is_dir():
+        os.chdir(config["folder"])  # relative paths in the recipe mean what they meant to the command
+    try:
+        summary = config["run"](Recipe.from_dict(config["recipe"]), config["data"], config["out"])
+    except (UsageError, JobError) as error:
+        ray.get(outcome.fail.remote(error))
+        raise
+    if summary:
+        ray.get(outcome.succeed.remote(summary))
+
+
+def _everywhere(url: str) -> str:
+    return url if storage.is_s3(url) else str(Path(url.removeprefix("file://")).expanduser().absolute())
+
+
+def _tracking_everywhere() -> str:
+    uri = tracking_uri()
+    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
