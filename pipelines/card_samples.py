@@ -51,7 +51,7 @@ def glimpse(dataset: Dataset) -> list[dict[str, Any]]:
     if not used:
         return []
     spread = np.unique(np.linspace(0, len(used) - 1, SHARDS_SEEN).astype(int))
-    return [sample for place in spread for sample in _first_samples(dataset.url, used[place])]
+    return [sample for place in spread for sample in first_samples(dataset.url, used[place])]
 
 
 def parameters(samples: list[dict[str, Any]]) -> list[Parameter]:
@@ -89,7 +89,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _first_samples(url: str, record: CommitRecord) -> list[dict[str, Any]]:
+def first_samples(url: str, record: CommitRecord) -> list[dict[str, Any]]:
     """The samples that stand whole in the first bytes of a shard's tar."""
     location = tar_url(url, record)
     size = min(record.bytes, BYTES_SEEN)

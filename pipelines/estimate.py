@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+TAR_BLOCK = 512
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -52,6 +54,11 @@ def estimate(samples: int, unit: str, probe: Probe, workers: int, gpus: int = 0,
         terms = " + ".join(f"{_money(cost)} at {price:g} per {name}-hour" for name, price, cost in costs)
         lines.append(f"cost: {_money(sum(cost for *_, cost in costs))} ({terms})")
     return "\n".join(lines)
+
+
+def bytes_in_tar(data: bytes) -> int:
+    """What a member of a tar takes: a header, and whole blocks."""
+    return TAR_BLOCK + -(-len(data) // TAR_BLOCK) * TAR_BLOCK
 
 
 def _duration(seconds: float) -> str:

@@ -20,8 +20,10 @@ from infra.progress import progress
 from infra.recipe import Recipe, digest
 from pipelines.autoencoder import AUTOENCODER_FILES, AUTOENCODER_FOLDER, AutoencoderConfig, local_autoencoder
 from pipelines.card import write_card
-from pipelines.dataset import SCHEMA_VERSION, Dataset, freeze_plan, open_dataset
+from pipelines.dataset import SCHEMA_VERSION, Dataset, check_plan, freeze_plan, open_dataset
+from pipelines.estimate import Prices, estimate
 from pipelines.latents_encoder import Encoder
+from pipelines.latents_probe import probe_latents
 from pipelines.latents_shard import make_latent_shard
 from pipelines.shard import CommitRecord, clear_leftovers, committed_shards
 from resshift.weights import fingerprint, load_vqgan
@@ -29,10 +31,18 @@ from resshift.weights import fingerprint, load_vqgan
 PREPROCESSING = "RGB uint8 / 127.5 - 1; LQ enlarged to HQ size by bicubic interpolation; latent before quantisation"
 
 
-def make_latents(recipe: Recipe, pairs: str, out: str, workers: int | None = None, dry_run: bool = False) -> str:
+def make_latents(
+    recipe: Recipe,
+    pairs: str,
+    out: str,
+    workers: int | None = None,
+    dry_run: bool = False,
+    prices: Prices | None = None,
+) -> str:
     """Encode every pair of `pairs` with the recipe's autoencoder into latent shards below `out`.
 
-    Returns a one-line summary. Raises UsageError for a recipe without autoencoder, weights that do not exist or do not
+    Returns a one-line summary; with `dry_run`, nothing is stored and it says what the job will take, and its cost where
+    `prices` are known. Raises UsageError for a recipe without autoencoder, weights that do not exist or do not
     fit, pairs of another task or scale, or an `out` that holds another plan.
     """
     config = recipe.section("autoencoder", AutoencoderConfig)
@@ -42,8 +52,7 @@ def make_latents(recipe: Recipe, pairs: str, out: str, workers: int | None = Non
         weights = local_autoencoder(config, Path(cache))
         document = _plan(recipe, config, dataset, weights)
         if dry_run:
-            encoder = document["identity"]["autoencoder"]["weights_sha256"][:12]
-            return f"plan {document['plan_hash'][:12]}: {dataset.num_samples} pairs, autoencoder {encoder} -> {out}"
+            return _dry_run(config, dataset, document, out, workers, prices)
         freeze_plan(out, document)
         done = committed_shards(out)
         todo = [shard for shard in range(len(dataset.shards)) if shard not in done]
@@ -68,7 +77,7 @@ def _make_shards(
 ) -> float:
     """Make the shards of `todo`, enter their records into `done`; returns how busy the encoders were, 0 to 1."""
     with cluster(workers) as ray_cluster:
-        encoders = _encoders(ray_cluster, config, out, len(todo))
+        encoders = _encoders(ray_cluster, config, storage.join(out, AUTOENCODER_FOLDER), len(todo))
         # The stage that sets the pace owns the cores: beside GPUs these tasks, without them the encoders.
         task = ray.remote(num_cpus=1 if ray_cluster.num_gpus else 0, max_retries=3)(make_latent_shard)
         pairs = ray.put(dataset)
@@ -84,15 +93,39 @@ def _make_shards(
         return sum(ray.get([encoder.busy_share.remote() for encoder in encoders])) / len(encoders)
 
 
-def _encoders(ray_cluster: Cluster, config: AutoencoderConfig, out: str, most: int) -> list[Any]:
-    """One encoder on every GPU, or on as many cores as there may be workers; at most `most`."""
+def _dry_run(
+    config: AutoencoderConfig,
+    dataset: Dataset,
+    document: dict[str, Any],
+    out: str,
+    workers: int | None,
+    prices: Prices | None,
+) -> str:
+    done = committed_shards(out) if check_plan(out, document) else {}
+    left = dataset.num_samples - sum(record.num_samples for record in done.values())
+    encoder = document["identity"]["autoencoder"]["weights_sha256"][:12]
+    summary = (
+        f"plan {document['plan_hash'][:12]}: {dataset.num_samples} pairs in {len(dataset.shards)} shards, {len(done)} "
+        f"of them made already, autoencoder {encoder} -> {out}"
+    )
+    assert config.weights is not None, "checked when they were fetched"
+    with cluster(workers) as ray_cluster:
+        (actor,) = _encoders(ray_cluster, config, config.weights, most=1)
+        probe = probe_latents(dataset, config.batch_size, actor)
+        ray.kill(actor)
+        workers = workers or ray_cluster.num_workers
+        gpus = min(ray_cluster.num_gpus, workers)
+    return f"{summary}\n{estimate(left, 'pairs', probe, workers, gpus, prices)}"
+
+
+def _encoders(ray_cluster: Cluster, config: AutoencoderConfig, url: str, most: int) -> list[Any]:
+    """One encoder on every GPU, or on as many cores as there may be workers; at most `most`. `url`: its weights."""
     gpus = ray_cluster.num_gpus
     count = min(ray_cluster.num_workers, gpus or most, most)
     # With a second call in the actor, batches travel to and from a GPU while it computes.
     actor = ray.remote(
         num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=3, max_task_retries=3
     )(Encoder).options(max_concurrency=2 if gpus else 1)  # fmt: skip
-    url = storage.join(out, AUTOENCODER_FOLDER)
     return [actor.remote(url, config) for _ in range(count)]
 
 

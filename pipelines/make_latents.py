@@ -4,8 +4,18 @@ from typing import Annotated
 
 import typer
 
-from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
+from infra.cli import (
+    CpuPriceOption,
+    DryRunOption,
+    GpuPriceOption,
+    OutOption,
+    OverridesArgument,
+    RecipeOption,
+    WorkersOption,
+    run,
+)
 from infra.recipe import load_recipe
+from pipelines.estimate import Prices
 from pipelines.latents import make_latents
 
 
@@ -16,9 +26,12 @@ def main(
     overrides: OverridesArgument = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
+    price_per_cpu_hour: CpuPriceOption = None,
+    price_per_gpu_hour: GpuPriceOption = None,
 ) -> None:
     """Encode pair shards into latent shards with the recipe's autoencoder. The same command resumes."""
-    print(make_latents(load_recipe(recipe, overrides), pairs, out, workers, dry_run))
+    prices = Prices(price_per_cpu_hour, price_per_gpu_hour)
+    print(make_latents(load_recipe(recipe, overrides), pairs, out, workers, dry_run, prices))
 
 
 def cli() -> None:

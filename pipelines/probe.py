@@ -11,14 +11,13 @@ from infra.cluster import cluster
 from infra.errors import JobError
 from pipelines.dataset import check_plan
 from pipelines.decode import Rejected
-from pipelines.estimate import Prices, Probe, estimate
+from pipelines.estimate import Prices, Probe, bytes_in_tar, estimate
 from pipelines.plan import PlannedDataset
 from pipelines.samples import PairMaker, load_photo
 from pipelines.shard import committed_shards
 
 PROBED_IMAGES = 16
 PROBED_VARIANTS = 4  # of each image
-TAR_BLOCK = 512
 
 
 def dry_run(planned: PlannedDataset, workers: int | None, prices: Prices | None = None) -> str:
@@ -63,7 +62,7 @@ def probe_pairs(planned: PlannedDataset) -> Probe:
             start = time.perf_counter()
             sample = maker.sample(photo, image, index)
             make_seconds.append(time.perf_counter() - start)
-            sizes.append(sum(_in_tar(value) for name, value in sample.items() if name != "__key__"))
+            sizes.append(sum(bytes_in_tar(value) for name, value in sample.items() if name != "__key__"))
     if not sizes:
         raise JobError(f"probe: none of {rejected} images can be used, the last is {why}; mend the source")
     return Probe(
@@ -72,8 +71,3 @@ def probe_pairs(planned: PlannedDataset) -> Probe:
         stored_bytes=float(np.mean(sizes)),
         rejected=rejected / len(places),
     )
-
-
-def _in_tar(data: bytes) -> int:
-    """Bytes that a member takes: a header, and whole blocks."""
-    return TAR_BLOCK + -(-len(data) // TAR_BLOCK) * TAR_BLOCK

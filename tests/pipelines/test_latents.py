@@ -10,6 +10,7 @@ from infra.errors import UsageError
 from infra.recipe import load_recipe
 from pipelines.autoencoder import AutoencoderConfig
 from pipelines.dataset import iter_shard, open_dataset
+from pipelines.estimate import Prices
 from pipelines.latents import make_latents
 from pipelines.latents_encoder import LATENT_TOLERANCE, Encoder
 from pipelines.pairs import make_pairs
@@ -123,6 +124,20 @@ def test_verify_looks_at_the_autoencoder_too(stages, tmp_path):
     assert "autoencoder.safetensors' is not a readable safetensors file" in verify(str(tmp_path / "out")).faults[0]
     weights.unlink()
     assert "is missing" in verify(str(tmp_path / "out")).faults[0]
+
+
+def test_a_dry_run_estimates_and_stores_nothing(stages, tmp_path):
+    folder, recipe = stages
+    said = make_latents(recipe, str(folder / "pairs"), str(tmp_path / "out"), 2, True, Prices(cpu_hour=1))
+    assert not (tmp_path / "out").exists()
+    plan, probe, expected, cost = said.splitlines()
+    assert "9 pairs in 3 shards, 0 of them made already, autoencoder " in plan
+    assert probe.startswith("probe: 4 pairs made and thrown away: ")
+    assert " of a core for the encoder and " in probe
+    assert " with 2 workers " in expected
+    assert cost.endswith(" at 1 per CPU-hour)")
+    weighed = make_latents(recipe, str(folder / "pairs"), str(folder / "latents"), 1, True).splitlines()[2]
+    assert "expected: 0 s with 1 workers" in weighed  # all of it is made already
 
 
 def test_running_again_redoes_only_what_is_missing(stages):
