@@ -1,17 +1,12 @@
-"""The command with real processes: killed in the middle, several ranks, wrong usage."""
+"""The command as a user starts it: under torchrun, and with wrong usage."""
 
 import json
-import os
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
 
 from infra.recipe import load_recipe
 from resshift.restorer import Restorer
-from tests.training.conftest import command, run
+from tests.training.conftest import run
 from tests.training.test_denoiser import assert_nearly_same
 from training.denoiser_run import run_training
 
@@ -19,31 +14,6 @@ from training.denoiser_run import run_training
 @pytest.fixture(autouse=True)
 def private_store(mlflow_store):
     return mlflow_store
-
-
-def model_bytes(out: Path) -> bytes:
-    return (out / "model" / "denoiser.safetensors").read_bytes()
-
-
-def test_killed_in_the_middle_the_same_command_goes_on(latents, recipe_file, tmp_path):
-    out = tmp_path / "killed"
-    options = ["training.num_steps=400", "training.checkpoint_every=4", "training.validation_samples=0"]
-    arguments = ["train", "--recipe", recipe_file, "--data", latents, "--out"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command(*arguments, out, *options), env=env, stderr=log, stdout=log)
-        deadline = time.monotonic() + 60
-        while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    saved = sorted(int(path.name[5:]) for path in out.glob("checkpoints/step-*"))
-    assert saved, (tmp_path / "log").read_text()[-2000:]
-    until = saved[-1] + 4
-    options[0] = f"training.num_steps={until}"
-    assert f"registered: toy version 1 ({out}/model)" in run(*arguments, out, *options).stdout
-    assert (out / "checkpoints" / f"step-{until:06d}" / "COMPLETE.json").exists()
 
 
 def test_two_ranks_train_what_one_does(latents, recipe_file, tmp_path):

@@ -59,16 +59,14 @@ def flat(tree: dict, prefix: str = ""):
             yield prefix + key, torch.as_tensor(value)
 
 
-@pytest.mark.parametrize(
-    "zero_stage", [pytest.param(0, marks=pytest.mark.faults), 1, pytest.param(2, marks=pytest.mark.faults)]
-)
+@pytest.mark.parametrize("zero_stage", [1, pytest.param(2, marks=pytest.mark.faults)])
 def test_two_ranks_go_on_bit_for_bit_and_one_rank_to_rounding(latents, recipe_file, tmp_path, zero_stage):
     """2N steps on two ranks, against N + N on two, and against a third each on two, one and two."""
     whole, parts, changing = (tmp_path / name for name in ("whole", "parts", "changing"))
     options = ["--recipe", recipe_file, "--data", latents, f"training.zero_stage={zero_stage}", *KEEP_ALL, "--out"]
     run_ranks("train", [*options, whole], tmp_path, ranks=2)
     moments = [name for name in saved_state(whole, 6) if "optimizer-" in name]
-    assert len(moments) == (2 if zero_stage else 1)
+    assert len(moments) == 2, "each process writes what it holds"
 
     run_ranks("train", [*options, begun(whole, parts, 4)], tmp_path, ranks=2)
     assert_same(saved_state(whole, 6), saved_state(parts, 6))

@@ -9,7 +9,8 @@ import torch
 from infra.recipe import Recipe
 from tests.training.conftest import TOY, toy_recipe
 from tests.training.ranks import Fate, start, wait
-from tests.training.test_denoiser import assert_nearly_same, saved_state
+from tests.training.test_denoiser import assert_nearly_same, dying_at, saved_state
+from tests.training.test_resume import assert_close
 from training import denoiser_trainer
 from training.denoiser_run import run_training
 from training.ema import Ema
@@ -72,6 +73,16 @@ def test_clipping_is_the_same_at_every_stage(latents, tmp_path):
         assert (norm < 1e-3) == (name != "free"), "the first moment is an average of clipped gradients"
     for stage in (1, 2):
         assert_nearly_same(weights[stage], weights[0])
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (1, 0)])
+def test_a_run_may_go_on_at_another_stage(latents, tmp_path, before, after):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_training(toy_recipe(zero_stage=before), str(latents), str(whole))
+    with dying_at(3):
+        run_training(toy_recipe(zero_stage=before), str(latents), str(parts))
+    run_training(toy_recipe(zero_stage=after), str(latents), str(parts))
+    assert_close(saved_state(parts, 6), saved_state(whole, 6), 1e-4)
 
 
 def test_a_loss_that_is_not_finite_in_one_rank_stops_all_with_the_keys_of_all(latents, recipe_file, tmp_path):
