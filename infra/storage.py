@@ -180,7 +180,10 @@ def list_files(url: str, suffix: str = "") -> Iterator[FileEntry]:
         yield from _list_s3(url, suffix)
     elif _path(url).is_dir():
         for name, entry in list_folder(str(_path(url)), suffix):
-            yield FileEntry(name, entry.stat().st_size, entry.path)
+            dangling = (
+                entry.is_symlink() and not Path(entry.path).exists()
+            )  # listed, so that a reader says it is missing
+            yield FileEntry(name, entry.stat(follow_symlinks=not dangling).st_size, entry.path)
 
 
 def delete(url: str) -> None:

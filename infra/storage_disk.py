@@ -62,12 +62,18 @@ class DiskWriter:
 def list_folder(folder: str, suffix: str, above: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(path relative to the first folder, entry) of every file, in the order of these paths.
 
-    Folders compare as "name/", so that walking them one by one gives the order of the whole paths.
+    Folders compare as "name/", so that walking them one by one gives the order of the whole paths. Links are followed;
+    one that leads to a folder above itself is a JobError, as is a folder that cannot be read.
     """
-    with os.scandir(folder) as found:
-        entries = sorted((entry.name + "/" * entry.is_dir(), entry.path, entry) for entry in found)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry.name + "/" * entry.is_dir(), entry.path, entry) for entry in found)
+    except OSError as error:
+        raise JobError(f"{folder}: cannot be listed ({error.strerror}); mend or remove it") from error
     for name, path, entry in entries:
         if name.endswith("/"):
+            if entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(path).resolve()):
+                raise JobError(f"{path}: is a link to a folder above itself; remove it")
             yield from list_folder(path, suffix, above + name)
         elif name.endswith(suffix) and not name.startswith(TEMPORARY):
             yield above + name, entry

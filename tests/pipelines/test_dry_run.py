@@ -57,6 +57,16 @@ def test_what_is_made_already_is_not_counted_again(photos, recipe, tmp_path):
         make_pairs(other, str(photos), str(tmp_path / "out"), workers=1, dry_run=True)
 
 
+def test_another_codec_is_another_dataset(photos, recipe, tmp_path, monkeypatch):
+    planned = plan_pairs(recipe, str(photos), str(tmp_path / "out"))
+    freeze_plan(planned.plan.url, planned.document)
+    monkeypatch.setattr("pipelines.plan.CODEC", "png: up filter, isal 9.9.9 level 1")
+    with pytest.raises(
+        UsageError, match=r'holds another dataset \(codec: "png: up filter, isal \S+ level 1" -> "png.*9\.9\.9'
+    ):
+        make_pairs(recipe, str(photos), str(tmp_path / "out"), workers=1)
+
+
 def test_rejects_are_foreseen(photos, recipe, tmp_path):
     (tmp_path / "damaged.png").write_bytes((photos / "coffee.png").read_bytes()[:900])
     with pytest.raises(JobError, match=r"none of 1 images can be used, the last is damaged\.png: unreadable"):

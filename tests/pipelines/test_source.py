@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from pipelines.source import list_source
 from tests.pipelines.conftest import planned_samples
 
@@ -69,6 +69,19 @@ def test_a_tree_is_listed_in_the_order_of_its_paths(photos, tmp_path):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         shutil.copy(photos / "coffee.png", tmp_path / place)
     assert listed(tmp_path) == ["B.png", "a.png", "a/z.JPG", "b.png", "b/2.png"]
+
+
+def test_links_are_followed_and_broken_ones_rejected(photos, recipe, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "folder").symlink_to(photos)
+    (source / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    samples, rejects = planned_samples(recipe, source)
+    assert {sample["record"]["source"] for sample in samples.values()} == {f"folder/{name}" for name in NAMES}
+    assert [(reject.uri, reject.reason) for reject in rejects] == [("gone.png", "missing")] * 3
+    (source / "loop").symlink_to(tmp_path)
+    with pytest.raises(JobError, match="loop: is a link to a folder above itself; remove it"):
+        list_source(str(source))
 
 
 def test_the_digest_follows_names_and_sizes(photos, tmp_path):
