@@ -53,6 +53,11 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
     """
     with cluster(workers, log_to_driver=True) as found, tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
         gpus = found.num_gpus
+        if workers is not None and workers > found.num_workers and "RAY_ADDRESS" not in os.environ:
+            raise UsageError(
+                f"--workers {workers}: this machine has {found.num_workers} cores for as many; give fewer, or "
+                "a cluster through RAY_ADDRESS"
+            )
         outcome = Outcome.remote()  # type: ignore[attr-defined]
         trainer = TorchTrainer(
             _work,
