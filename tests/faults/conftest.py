@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -71,3 +72,30 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         assert process.poll() is None, "it ended before it could be disturbed"
         assert time.monotonic() < deadline, "it did not get that far"
         time.sleep(0.02)
+
+
+def ray_workers(ancestor: int, title: str) -> list[psutil.Process]:
+    """Ray workers below a process that do right now what their title says, e.g. "ray::Encoder.encode"."""
+    found = []
+    for process in psutil.Process(ancestor).children(recursive=True):
+        try:
+            if "".join(process.cmdline()).startswith(title):
+                found.append(process)
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+    return found
+
+
+def kill_a_worker(driver: subprocess.Popen, title: str) -> None:
+    """Wait until a Ray worker of this driver is at what its title says, and kill -9 it."""
+
+    def killed() -> bool:
+        for process in ray_workers(driver.pid, title):
+            try:
+                process.kill()
+                return True
+            except psutil.NoSuchProcess:  # too late; the next one
+                continue
+        return False
+
+    wait_for(killed, driver)

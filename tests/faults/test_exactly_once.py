@@ -8,14 +8,13 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from infra import storage, storage_s3
 from infra.servers import s3_ports, s3_server
 from pipelines.dataset import iter_shard, open_dataset
 from pipelines.verification import verify
-from tests.faults.conftest import NUM_SHARDS, digests, environment, make_pairs_command, run, wait_for
+from tests.faults.conftest import NUM_SHARDS, digests, environment, kill_a_worker, make_pairs_command, run, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -26,12 +25,6 @@ def start(command: list[str], more: dict | None = None) -> subprocess.Popen:
 
 def committed(out: object) -> list[Path]:
     return sorted(Path(str(out), "shards").glob("*.json"))
-
-
-def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
-    """Ray workers that are at work on a shard for this driver, in the cluster it started itself."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    return [process for process in family if "".join(process.cmdline()).startswith("ray::_make_pair_shard")]
 
 
 def assert_each_sample_once(out: str) -> None:
@@ -46,8 +39,8 @@ def test_killed_workers_are_replaced(eight_photos, undisturbed, tmp_path):
     out = tmp_path / "out"
     driver = start(make_pairs_command(eight_photos, out, "--workers", "2"))
     for enough in (1, 4, 7):
-        wait_for(lambda enough=enough: len(committed(out)) >= enough and bool(workers_of(driver)), driver)
-        workers_of(driver)[0].kill()
+        wait_for(lambda enough=enough: len(committed(out)) >= enough, driver)
+        kill_a_worker(driver, "ray::_make_pair_shard")
     said, complained = driver.communicate(timeout=180)
     assert driver.returncode == 0, complained
     assert f"({NUM_SHARDS} made now" in said

@@ -2,7 +2,6 @@
 
 import subprocess
 
-import psutil
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from pipelines.verification import verify
 from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
 from resshift.weights import save_vqgan
-from tests.faults.conftest import ROOT, digests, environment, wait_for
+from tests.faults.conftest import ROOT, digests, environment, kill_a_worker
 
 pytestmark = pytest.mark.faults
 SMALL = ["shards.hq_size=64", "shards.samples_per_shard=8", "shards.variants=16"]
@@ -32,13 +31,8 @@ def test_killed_encoders_and_tasks_are_replaced(photos, tmp_path, local_ray):
     command += ["--pairs", pairs, "--out", out, "--workers", "2"]
     job = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def at_work(title: str) -> list[psutil.Process]:
-        family = psutil.Process(job.pid).children(recursive=True)
-        return [process for process in family if "".join(process.cmdline()).startswith(title)]
-
     for victim in ("ray::Encoder.encode", "ray::make_latent_shard"):
-        wait_for(lambda victim=victim: bool(at_work(victim)), job)
-        at_work(victim)[0].kill()
+        kill_a_worker(job, victim)
     said, complained = job.communicate(timeout=240)
     assert job.returncode == 0, complained
     assert "48 latents in 6 shards (6 made now)" in said

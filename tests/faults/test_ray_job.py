@@ -7,11 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from infra.servers import Server, ray_head, ray_node
-from tests.faults.conftest import NUM_SHARDS, PLAN, ROOT, digests, environment
+from tests.faults.conftest import NUM_SHARDS, PLAN, ROOT, digests, environment, ray_workers
 
 pytestmark = pytest.mark.faults
 
@@ -37,19 +36,15 @@ def submit(head: Server, entrypoint: list[str], log: Path) -> subprocess.Popen:
         return subprocess.Popen(command, env=environment(client), stdout=output, stderr=output)
 
 
-def at_work(node: Server) -> bool:
-    """Whether a worker of this node makes a shard right now."""
-    family = psutil.Process(node.process.pid).children(recursive=True)
-    return any("".join(process.cmdline()).startswith("ray::_make_pair_shard") for process in family)
-
-
 def test_a_lost_node_changes_nothing(head, eight_photos, undisturbed, tmp_path):
     out, log = tmp_path / "out", tmp_path / "job.log"
     script = str(ROOT / "pipelines" / "make_pairs.py")
     with ray_node(head, tmp_path / "node.log", num_cpus=1) as node:
         job = submit(head, ["python", script, *PLAN, "--source", str(eight_photos), "--out", str(out)], log)
         deadline = time.monotonic() + 120
-        while not (len(list((out / "shards").glob("*.json"))) >= 3 and at_work(node)):
+        while not (
+            len(list((out / "shards").glob("*.json"))) >= 3 and ray_workers(node.process.pid, "ray::_make_pair_shard")
+        ):
             assert job.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)

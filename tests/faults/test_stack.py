@@ -1,0 +1,49 @@
+"""`make stack` as a developer uses it: start, source the environment, work, Ctrl-C, and the data is there next time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.faults.conftest import ROOT, environment
+
+pytestmark = pytest.mark.faults
+USE = """
+import mlflow, sys
+from infra import storage
+print(storage.exists("s3://foundry/kept"))
+storage.write_bytes("s3://foundry/kept", b"x")
+mlflow.set_experiment("first")
+with mlflow.start_run():
+    mlflow.log_dict({"a": 1}, "a.json")
+"""
+
+
+def test_start_use_stop_and_go_on(tmp_path):
+    seen = []
+    for _ in range(2):
+        command = [sys.executable, "-m", "infra.stack", "--folder", str(tmp_path / "stack"), "--no-ray"]
+        log = tmp_path / "log"
+        with log.open("wb") as output:
+            stack = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=output, stderr=output)
+        deadline = time.monotonic() + 90
+        while "Ctrl-C stops" not in log.read_text():
+            assert stack.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        started = psutil.Process(stack.pid).children(recursive=True)
+        shell = f'. {tmp_path}/stack/environment && exec "{sys.executable}" -c "$1"'
+        done = subprocess.run(
+            ["sh", "-c", shell, "sh", USE], env=environment(), capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        seen.append(done.stdout.splitlines()[0])
+        os.kill(stack.pid, signal.SIGINT)
+        assert stack.wait(timeout=60) == 0
+        assert "the data stays" in log.read_text()
+        assert not [process for process in started if process.is_running()]
+    assert seen == ["False", "True"]
