@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_said_once_by_two_ranks(options, tmp_path, trained,
     assert expected in line
 
 
-def test_too_few_shards_and_damaged_ones_are_said_once(recipe_file, tmp_path):
+def test_too_few_shards_are_said_once(recipe_file, tmp_path):
     single = write_dataset(tmp_path / "single", "latents", [12])
     arguments = ["--recipe", recipe_file, "--out", tmp_path / "out", "--data"]
     started = start("train", [*arguments, single], tmp_path, ranks=2)
