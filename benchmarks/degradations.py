@@ -1,14 +1,15 @@
 """How fast pairs are made, and where the time goes.
 
-    python benchmarks/degradations.py [--seconds 10] [--task realesrgan]
+    python benchmarks/degradations.py [--seconds 10] [--task realesrgan] [--no-keep-memory]
 
-Method. One process, one core: OpenCV is told to use one thread, and no BLAS call here uses more. HQ images are the
-eight 256x256 crops of scikit-image photos that the reference statistics were made on, decoded beforehand; a pair is
-`degrade(hq, seed)`, from the HQ array to the LQ array and the finished record. Each task makes the same 100 draws over
-and over for `--seconds`. Reported are the best and the median pass by the clock, and the best pass by the processor
-time it used: on a machine shared with others the last is the closest to what a core of one's own would give, and still
-low, since caches and memory are shared, too. A primitive is the best of repeated calls on one 256x256x3 image, by the
-clock. Ten draws of each task run first, so that tables and caches are filled, as they are in a long job.
+Method. One process, one core: OpenCV is told to use one thread, and no BLAS call here uses more. The C library keeps
+freed memory, as in the workers of make_pairs (`infra.allocator`; `--no-keep-memory` leaves it as it comes). HQ images
+are the eight 256x256 crops of scikit-image photos that the reference statistics were made on, decoded beforehand; a
+pair is `degrade(hq, seed)`, from the HQ array to the LQ array and the finished record. Each task makes the same 100
+draws over and over for `--seconds`. Reported are the best and the median pass by the clock, and the best pass by the
+processor time it used: on a machine shared with others the last is the closest to what a core of one's own would give,
+and still low, since caches and memory are shared, too. A primitive is the best of repeated calls on one 256x256x3
+image, by the clock. Ten draws of each task run first, so that tables and caches are filled, as they are in a long job.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import skimage.data  # noqa: E402
 import typer  # noqa: E402
 
 from degradations import blur, build, jpeg, kernels, masks, noise, resize  # noqa: E402
+from infra.allocator import keep_freed_memory  # noqa: E402
 
 CROPS = [("astronaut", 0, 0), ("astronaut", 0, 256), ("astronaut", 256, 0), ("astronaut", 256, 256)]
 CROPS += [("coffee", 0, 0), ("coffee", 100, 300), ("chelsea", 20, 100), ("rocket", 100, 200)]
@@ -95,9 +97,11 @@ def primitives(image: np.ndarray) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def main(seconds: float = 10.0, task: str | None = None) -> None:
+def main(seconds: float = 10.0, task: str | None = None, keep_memory: bool = True) -> None:
     """Prints two Markdown tables."""
     cv2.setNumThreads(1)
+    if keep_memory:
+        keep_freed_memory()
     images = [np.ascontiguousarray(getattr(skimage.data, n)()[y : y + 256, x : x + 256]) for n, y, x in CROPS]
     load = os.getloadavg()[0]
     print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start,")

@@ -10,6 +10,7 @@ import cv2
 import ray
 
 from infra import storage
+from infra.allocator import keep_freed_memory
 from infra.cluster import cluster, run_bounded
 from infra.errors import JobError
 from infra.progress import progress
@@ -85,6 +86,7 @@ def _make_shards(planned: PlannedDataset, todo: list[int], done: Done, workers: 
 @ray.remote(num_cpus=1, max_retries=3)
 def _make_pair_shard(plan: PairPlan, shard: int, images: list[SourceImage]) -> CommitRecord:
     cv2.setNumThreads(1)  # a task has one core
+    keep_freed_memory()
     rejects: list[Reject] = []
     return make_shard(plan.url, shard, pair_samples(plan, shard, images, rejects), rejects)
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import yaml
 
+from infra.allocator import keep_freed_memory
 from infra.cluster import cluster
 from infra.errors import JobError
 from pipelines.dataset import check_plan
@@ -44,6 +45,7 @@ def dry_run(planned: PlannedDataset, workers: int | None, prices: Prices | None 
 def probe_pairs(planned: PlannedDataset) -> Probe:
     """Make a few pairs of images spread over the plan, on one core. Raises JobError if none of them can be used."""
     cv2.setNumThreads(1)  # as in a worker
+    keep_freed_memory()
     plan, variants = planned.plan, planned.plan.shards.variants
     places = np.unique(np.linspace(0, planned.source.num_images - 1, PROBED_IMAGES).astype(int))
     maker = PairMaker(plan)
