@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,16 @@ def empty_mlflow_database(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def mlflow_store(tmp_path, monkeypatch, empty_mlflow_database) -> str:
+def mlflow_store(tmp_path, monkeypatch, empty_mlflow_database) -> Iterator[str]:
     """A fresh SQLite tracking and registry store; commands started by the test use it, too."""
+    import mlflow
+
     shutil.copy(empty_mlflow_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return uri
+    mlflow.set_tracking_uri(uri)  # what an earlier test's run has set in this process would outrank the environment
+    yield uri
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,11 @@ INK = (230, 230, 230)
 def image_grid(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Arrange uint8 RGB images (H, W, 3), one row per sample and one column per title: uint8 (H', W', 3).
 
-    Every image is shown at the size of its row's largest; pixels of smaller ones stay visible as squares.
+    Every image is shown at the size of its row's largest; pixels of smaller ones stay visible as squares. Without rows
+    only the strip of titles is left: a process may have no sample of its own.
     """
     cells = [[_enlarged(image, max(cell.shape[0] for cell in row)) for image in row] for row in rows]
-    width = max(cell.shape[1] for row in cells for cell in row)
+    width = max((cell.shape[1] for row in cells for cell in row), default=0)
     heights = [max(cell.shape[0] for cell in row) for row in cells]
     size = (GAP + len(titles) * (width + GAP), HEADER + sum(height + GAP for height in heights))
     grid = Image.new("RGB", size, BACKGROUND)

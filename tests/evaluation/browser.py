@@ -4,6 +4,7 @@ Speaks the DevTools protocol over a pipe, so it needs no package and no port.
 """
 
 import base64
+import fcntl
 import io
 import json
 import os
@@ -33,7 +34,7 @@ class Page:
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
         # Out of the way of the numbers 3 and 4.
-        ends = [os.dup2(end, 100 + number, inheritable=True) for number, end in enumerate((commands, answers))]
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (commands, answers)]
         for end in (commands, answers):
             os.close(end)
         options = (

@@ -99,5 +99,6 @@ def recipe():
             "evaluation.bootstrap_resamples=1000",
             "promotion.gates=[{metric: psnr_y, min_improvement: 0}]",
             "promotion.min_images=5",
+            "promotion.max_runtime_ratio=null",
         ],
     )

@@ -18,6 +18,7 @@ from resshift import Restorer
 from tests.evaluation.conftest import tiny_restorer
 from tests.evaluation.evaluating import evaluate, register_tiny, run_in_process
 
+QUICK = ["evaluation.metrics=[psnr_y,ssim_y]", "promotion.max_runtime_ratio=null"]
 COLUMNS = ["key", "method", "psnr_y", "height", "width"]
 
 
@@ -25,7 +26,7 @@ COLUMNS = ["key", "method", "psnr_y", "height", "width"]
 def lenient():
     """Gates that any tiny model passes."""
     gates = "promotion.gates=[{metric: psnr_y, min_improvement: -99}]"
-    return load_recipe("realsr_x4", [gates, "promotion.min_images=9"])
+    return load_recipe("realsr_x4", [gates, "promotion.min_images=9", "promotion.max_runtime_ratio=null"])
 
 
 def test_results_do_not_depend_on_how_work_is_divided(folder_pairs, bundle, tmp_path):
@@ -122,7 +123,7 @@ def test_a_version_is_on_record_and_an_evaluation_goes_on(
     assert again["metrics"] == first["metrics"]
     assert len(client().search_runs([client().get_run(run_id).info.experiment_id], "tags.kind = 'evaluation'")) == 1
 
-    other_seed = load_recipe("realsr_x4", ["evaluation.metrics=[psnr_y,ssim_y]", "evaluation.seed=1"])
+    other_seed = load_recipe("realsr_x4", [*QUICK, "evaluation.seed=1"])
     with pytest.raises(UsageError, match=r"holds another evaluation \(protocol.seed: 0 -> 1\)"):
         evaluate(other_seed, f"models:/tiny/{version}", folder_pairs, out)
 
@@ -151,7 +152,7 @@ def test_the_champion_is_measured_or_its_evaluation_used_again(
         figures = summary["metrics"]["psnr_y"]["methods"]
         assert figures["champion"]["mean"] == pytest.approx(first["metrics"]["psnr_y"]["methods"]["model"]["mean"])
 
-    other_seed = load_recipe("realsr_x4", ["evaluation.metrics=[psnr_y,ssim_y]", "evaluation.seed=1"])
+    other_seed = load_recipe("realsr_x4", [*QUICK, "evaluation.seed=1"])
     anew = evaluate(other_seed, f"models:/tiny/{versions[1]}", folder_pairs, tmp_path / "anew")
     assert anew["champion"].get("evaluation_run_id") is None, "another protocol: its own evaluation does not count"
 
@@ -196,7 +197,7 @@ def test_outputs_of_other_methods_are_measured_beside(recipe, folder_pairs, bund
     tiny_restorer(5).save(tmp_path / "five")
     mine = evaluate(recipe, tmp_path / "five", folder_pairs, tmp_path / "out5", others=(f"first={tmp_path / 'out'}",))
     assert mine["metrics"]["psnr_y"]["methods"]["first"]["mean"] == pytest.approx(figures["methods"]["model"]["mean"])
-    other_seed = load_recipe("realsr_x4", ["evaluation.metrics=[psnr_y,ssim_y]", "evaluation.seed=7"])
+    other_seed = load_recipe("realsr_x4", [*QUICK, "evaluation.seed=7"])
     with pytest.raises(UsageError, match=r"under different protocols and cannot be compared \(seed: 0 -> 7\)"):
         evaluate(other_seed, tmp_path / "five", folder_pairs, tmp_path / "out7", others=(f"first={tmp_path / 'out'}",))
 
