@@ -11,7 +11,7 @@ help:
 	@echo "make demo [SOURCE=folder]  photos become a promoted restoration model (about 10 minutes on two cores)"
 	@echo "make stack                 S3, MLflow and a Ray head on this machine, until Ctrl-C"
 	@echo "make test                  the tests, eight minutes at most on two cores"
-	@echo "make test-faults           those that kill processes, nodes and servers"
+	@echo "make test-faults           those that run long, or kill processes, nodes and servers"
 	@echo "make check                 ruff, mypy and the import contracts"
 	@echo "make format                let ruff rewrite what it can"
 	@echo "make clean                 remove what demo and tests made (make clean-all: also the environment)"
@@ -37,11 +37,13 @@ stack: $(INSTALLED)
 
 test: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
-		$(or $(ARGS),-m "not faults")
+		$(or $(ARGS),-m "not faults and not slow" --durations 15)
 
-# One after the other: what is killed in mid-run must not wait for a core that another test keeps busy.
+# The faults one after the other: what is killed in mid-run must not wait for a core that another test keeps busy.
 test-faults: $(INSTALLED)
-	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults $(ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
+		-m "slow and not faults" --durations 10
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --durations 15
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -25,6 +25,8 @@ from infra.tracking import start_run
 from resshift import EtaSchedule, Restorer, SwinUNet, SwinUNetConfig
 from resshift.image_files import decode
 
+pytestmark = pytest.mark.slow
+
 TINY = SwinUNetConfig(
     image_size=8, model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(),
     swin_depth=1, swin_embed_dim=32, num_head_channels=32, lq_size=8,

@@ -33,6 +33,8 @@ from training.denoiser_task import DenoiserTask, open_task
 from training.flops import crop_flops, dry_step, sample_flops
 from training.loader import collate, read_samples
 
+pytestmark = pytest.mark.slow
+
 TINY = [name for name in shipped_recipes() if name.endswith("_tiny")]
 FULL = [name for name in shipped_recipes() if not name.endswith("_tiny")]
 

@@ -19,6 +19,8 @@ from tests.training.ranks import TRAINING, Fate, run_ranks, start, wait
 from tests.training.test_denoiser import assert_same, saved_state
 from training.launch import first_node, translate_slurm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def private_store(mlflow_store):

@@ -9,6 +9,8 @@ import torch
 from tests.training.ranks import Fate, run_ranks, start, wait
 from tests.training.test_denoiser import assert_same, saved_state
 
+pytestmark = pytest.mark.slow
+
 KEEP_ALL = ["training.checkpoint_every=2", "training.keep_checkpoints=9"]
 KEEP_ALL_AUTOENCODER = ["training.autoencoder.checkpoint_every=1", "training.autoencoder.keep_checkpoints=9",
                         "training.autoencoder.micro_batch_size=2"]  # fmt: skip

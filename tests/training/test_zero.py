@@ -15,6 +15,8 @@ from training import denoiser_trainer
 from training.denoiser_run import run_training
 from training.ema import Ema
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def private_store(mlflow_store):
