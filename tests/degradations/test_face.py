@@ -14,7 +14,7 @@ def test_statistics_agree_with_the_original():
     spec = json.loads(str(GOLDEN["spec"]))
     photos = crops(spec, size=512)
     degrade = build({"name": "face", "gray_prob": 0})
-    # The reference has 1000 rows, and random halves of it lie 0.08 apart. With 1500 of ours, chance alone moves a given
+    # The reference has 1000 rows; random halves of it lie 0.076 apart (median). With 1500 of ours, chance moves a given
     # statistic by 0.08 once in a thousand; with 1000, once in three hundred.
     pairs = (degrade(photos[i % 2], seed=77, variant=i) for i in range(1500))
     ours = np.array([[*lq_statistics(pair.hq, pair.lq), i % 2] for i, pair in enumerate(pairs)])
