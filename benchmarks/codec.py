@@ -1,6 +1,6 @@
 """Which lossless codec for the images of shards: time to write, time to read, and size.
 
-    pip install imagecodecs qoi zlib-ng fpng-py     # candidates that the project does not use
+    pip install imagecodecs qoi isal deflate fpng-py     # candidates that the project does not use
     python benchmarks/codec.py [--repeats 30]
 
 Method. One process, one core (OpenCV and every codec are told to use one thread). Images: the eight 256x256 crops of
@@ -110,11 +110,15 @@ def codecs() -> dict[str, tuple[Encode, Decode]]:
         ),
         "TIFF with LZW, Pillow": (partial(pillow, kind="TIFF", compression="tiff_lzw"), pillow_decode),
     }
-    modules = {name: _module(name) for name in ("imagecodecs", "qoi", "zlib_ng.zlib_ng", "fpng_py", "isal.isal_zlib")}
+    names = ("imagecodecs", "qoi", "zlib_ng.zlib_ng", "fpng_py", "isal.isal_zlib", "deflate")
+    modules = {name: _module(name) for name in names}
     if isal := modules["isal.isal_zlib"]:
-        for number in (0, 2, 3):
+        for number in (0, 1, 2, 3):
             compress = partial(isal.compress, level=number)
             found[f"PNG, up filter, isal level {number}"] = (partial(own_png, compress=compress), decode_png)
+    if libdeflate := modules["deflate"]:
+        compress = partial(libdeflate.zlib_compress, compresslevel=1)
+        found["PNG, up filter, libdeflate level 1"] = (partial(own_png, compress=compress), decode_png)
     if zlib_ng := modules["zlib_ng.zlib_ng"]:
         for name, number in (("Huffman alone", zlib.Z_HUFFMAN_ONLY), ("run lengths", zlib.Z_RLE)):
             compress = partial(with_strategy, zlib_ng, strategy=number)
