@@ -5,10 +5,6 @@ from typing import Annotated
 
 import typer
 
-from evaluation.batch_evaluation import REPORT_FILE, evaluate
-from evaluation.evaluation_plan import Request
-from evaluation.table import console, extreme_lines, summary_table
-from infra import storage
 from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
 from infra.recipe import load_recipe
 
@@ -39,8 +35,14 @@ def main(
     overrides: OverridesArgument = None,
 ) -> None:
     """Evaluate a model on a test set, beside bicubic, the champion and other methods; the same command resumes."""
+    loaded = load_recipe(recipe, overrides or [])
+    from evaluation.batch_evaluation import REPORT_FILE, evaluate  # late: --help is answered at once
+    from evaluation.evaluation_plan import Request
+    from evaluation.table import console, extreme_lines, summary_table
+    from infra import storage
+
     request = Request(model, data, out, lq, tuple(other or ()))
-    result = evaluate(load_recipe(recipe, overrides or []), request, workers, dry_run)
+    result = evaluate(loaded, request, workers, dry_run)
     if dry_run:
         print(json.dumps(result, indent=2))
         return

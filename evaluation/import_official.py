@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from evaluation.official_import import import_official
 from infra.cli import DryRunOption, run
 
 
@@ -21,6 +20,8 @@ def main(
 
     The licence of the official weights stays theirs.
     """
+    from evaluation.official_import import import_official  # late: --help is answered at once
+
     described = import_official(config, denoiser, autoencoder, model, task, dry_run)
     if dry_run:
         print(json.dumps(described, indent=2))

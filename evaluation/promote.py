@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from evaluation.promotion import EXIT_REFUSED, promote, roll_back
-from evaluation.table import console, gates_table
 from infra.cli import DryRunOption, OverridesArgument, RecipeOption, run
 from infra.errors import UsageError
 from infra.recipe import load_recipe
@@ -25,8 +23,11 @@ def main(
     overrides: OverridesArgument = None,
 ) -> None:
     """Check the recipe's gates for a version and make it the champion; exit code 3 if a gate refuses."""
-    printer = console()
     resolved = load_recipe(recipe, overrides or [])
+    from evaluation.promotion import EXIT_REFUSED, promote, roll_back  # late: --help is answered at once
+    from evaluation.table import console, gates_table
+
+    printer = console()
     would = "would be" if dry_run else "is"
     if rollback:
         left, restored = roll_back(model, reason, version, dry_run)

@@ -15,8 +15,6 @@ from infra.cli import (
     run,
 )
 from infra.recipe import load_recipe
-from pipelines.estimate import Prices
-from pipelines.latents import make_latents
 
 
 def main(
@@ -30,8 +28,11 @@ def main(
     price_per_gpu_hour: GpuPriceOption = None,
 ) -> None:
     """Encode pair shards into latent shards with the recipe's autoencoder. The same command resumes."""
-    prices = Prices(price_per_cpu_hour, price_per_gpu_hour)
-    print(make_latents(load_recipe(recipe, overrides), pairs, out, workers, dry_run, prices))
+    loaded = load_recipe(recipe, overrides)
+    from pipelines.estimate import Prices  # late: --help and a wrong recipe are answered at once
+    from pipelines.latents import make_latents
+
+    print(make_latents(loaded, pairs, out, workers, dry_run, Prices(price_per_cpu_hour, price_per_gpu_hour)))
 
 
 def cli() -> None:

@@ -6,8 +6,6 @@ import typer
 
 from infra.cli import CpuPriceOption, DryRunOption, OutOption, OverridesArgument, RecipeOption, WorkersOption, run
 from infra.recipe import load_recipe
-from pipelines.estimate import Prices
-from pipelines.pairs import make_pairs
 
 
 def main(
@@ -22,8 +20,11 @@ def main(
     price_per_cpu_hour: CpuPriceOption = None,
 ) -> None:
     """Synthesise HQ/LQ pairs from photos into WebDataset shards. The same command resumes."""
-    prices = Prices(cpu_hour=price_per_cpu_hour)
-    print(make_pairs(load_recipe(recipe, overrides), source, out, workers, dry_run, prices))
+    loaded = load_recipe(recipe, overrides)
+    from pipelines.estimate import Prices  # late: --help and a wrong recipe are answered at once
+    from pipelines.pairs import make_pairs
+
+    print(make_pairs(loaded, source, out, workers, dry_run, Prices(cpu_hour=price_per_cpu_hour)))
 
 
 def cli() -> None:

@@ -6,7 +6,6 @@ import typer
 
 from infra.cli import WorkersOption, run
 from infra.errors import JobError
-from pipelines.verification import verify
 
 
 def main(
@@ -14,6 +13,8 @@ def main(
     workers: WorkersOption = None,
 ) -> None:
     """Check a dataset against its plan: checksums, counts, decodability, doubled keys."""
+    from pipelines.verification import verify  # late: --help is answered at once
+
     findings = verify(url, workers)
     for fault in findings.faults:
         print(fault)

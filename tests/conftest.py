@@ -11,6 +11,16 @@ from PIL import Image
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 GOLDEN = Path(__file__).parent / "golden"
+LONGEST_FIRST = ["test_chain.py", "test_latents.py", "test_batch_evaluation.py", "test_pairs.py", "test_processes.py"]
+"""Files of minutes, handed out first (--no-loadscope-reorder), so that no core waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)  # stable: all others stay in their order
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
 """`--launcher ray`: the processes of a run as workers of Ray Train, on this machine or on a cluster.
 
 A lost worker (its process, its node) makes Ray start all of them anew, and they go on from the newest checkpoint as
-the same command would. An error for the user is not tried again.
+the same command would. An error for the user is not tried again: workers that all have it end as if they were done.
 """
 
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from infra.recipe import Recipe
 from infra.tracking import tracking_uri
 
 MOST_RESTARTS = 5  # by failures; nodes that announce their end do not count
+TOGETHER_SECONDS = 10.0  # within which workers with the same error all have it
 SQLITE = "sqlite:///"
 
 Run = Callable[[Recipe, str, str], str]
@@ -34,12 +36,18 @@ class Outcome:
     def __init__(self) -> None:
         self.summary = ""
         self.error: UsageError | JobError | None = None
+        self.num_failed = 0
 
     def succeed(self, summary: str) -> None:
         self.summary = summary
 
     def fail(self, error: UsageError | JobError) -> None:
         self.error = self.error or error
+        self.num_failed += 1
+
+    def failed(self) -> int:
+        """How many workers have failed."""
+        return self.num_failed
 
     def get(self) -> "tuple[str, UsageError | JobError | None]":
         return self.summary, self.error
@@ -102,9 +110,21 @@ def _work(config: dict[str, Any]) -> None:
         summary = config["run"](Recipe.from_dict(config["recipe"]), config["data"], config["out"])
     except (UsageError, JobError) as error:
         ray.get(outcome.fail.remote(error))
-        raise
+        if not _all_failed(outcome):
+            raise  # the others may wait for this one: Ray ends them
+        return
     if summary:
         ray.get(outcome.succeed.remote(summary))
+
+
+def _all_failed(outcome: Any) -> bool:
+    """True as soon as every worker has an error, False if some go on."""
+    deadline = time.monotonic() + TOGETHER_SECONDS
+    while ray.get(outcome.failed.remote()) < ray.train.get_context().get_world_size():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _everywhere(url: str) -> str:

@@ -6,9 +6,7 @@ import typer
 
 from infra.cli import DryRunOption, OutOption, OverridesArgument, RecipeOption, run
 from infra.recipe import load_recipe
-from training.autoencoder_run import run_autoencoder_training
 from training.launch import Launcher, LauncherOption, LocalRankOption, WorkersOption, check_workers
-from training.one_voice import one_voice
 
 
 def main(
@@ -26,6 +24,9 @@ def main(
     Exit codes: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM after saving a checkpoint (start it again).
     """
     check_workers(launcher, workers)
+    from training.autoencoder_run import run_autoencoder_training  # late: --help and mistakes are answered at once
+    from training.one_voice import one_voice
+
     if launcher is Launcher.RAY and not dry_run:
         from training.ray_launch import run_on_ray  # seconds of imports that no other way of starting needs
 

@@ -38,7 +38,7 @@ def test_register_load_and_fetch(bundle, mlflow_store):
     assert client.get_model_version("tiny", "1").tags["dataset"] == "d"
     client.set_registered_model_alias("tiny", "champion", "1")
     assert version_of("models:/tiny@champion") == ("tiny", "1")
-    for uri in ("models:/tiny@champion", "models:/tiny/1", str(bundle)):
+    for uri in ("models:/tiny@champion", "models:/tiny/1", f"runs:/{run.info.run_id}/model", str(bundle)):
         assert (fetch(uri) / "denoiser.safetensors").read_bytes() == (bundle / "denoiser.safetensors").read_bytes()
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
     restored = loaded.predict({"image": IMAGE}, params={"seed": 3})

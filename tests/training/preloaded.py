@@ -7,7 +7,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from training import engine, train, train_autoencoder  # noqa: F401
+from training import autoencoder_run, denoiser_run, engine, one_voice  # noqa: F401
 
 engine._import_deepspeed()
 importlib.import_module("torch._dynamo")  # the first use of meta tensors does, which takes two seconds

@@ -195,7 +195,15 @@ def _not_finite(step: int) -> None:
     denoiser_trainer.denoising_loss = bad
 
 
+def _other_code(_: int) -> None:
+    """This process runs another version of the code; it does not die of it."""
+    from training import agreement
+
+    agreement.code_version = lambda: "0.0.1 (another)"
+
+
 POINTS = {
+    "other code": _other_code,
     "nan": _not_finite,
     "step": _in_step,
     "saved": _around_save(None),

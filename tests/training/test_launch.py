@@ -14,6 +14,7 @@ import pytest
 from infra import storage
 from infra.errors import UsageError
 from infra.servers import free_port
+from infra.version import code_version
 from tests.training.conftest import write_dataset
 from tests.training.ranks import TRAINING, Fate, run_ranks, start, wait
 from tests.training.test_denoiser import assert_same, saved_state
@@ -133,6 +134,13 @@ def test_processes_that_disagree_stop_at_the_start(options, tmp_path):
     assert "process 1 on " in line
     assert "(recipe.denoiser.dropout: 0.1 -> 0.2; recipe.training.seed: 5 -> 6); give all the same arguments" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_another_version_of_the_code_on_one_node_stops_at_the_start(options, tmp_path):
+    started = start("train", [*options, tmp_path / "out"], tmp_path, ranks=2, fates={1: Fate("other code", 0)})
+    assert wait(started) == [2, 2]
+    (line,) = error_lines(started)
+    assert f'(code: "{code_version()}" -> "0.0.1 (another)"); give all the same arguments' in line
 
 
 def test_a_dataset_that_differs_on_one_node_stops_at_the_start(recipe_file, latents, tmp_path):

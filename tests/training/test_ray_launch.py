@@ -8,7 +8,7 @@ import mlflow
 import psutil
 import pytest
 
-from tests.training.conftest import command
+from tests.training.conftest import command, run
 from tests.training.ranks import run_ranks
 from tests.training.test_denoiser import saved_state
 from tests.training.test_resume import assert_close
@@ -61,3 +61,16 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(latents, recipe_file, t
 
     run_ranks("train", [*options, "--out", tmp_path / "whole"], tmp_path, ranks=2)
     assert_close(saved_state(out, 60), saved_state(tmp_path / "whole", 60), 0.0)
+
+
+def test_what_does_not_fit_is_one_line(latents, recipe_file, tmp_path):
+    arguments = ["--recipe", recipe_file, "--data", latents, "--out", tmp_path, "--launcher", "ray", "--workers", 2]
+    done = run("train", *arguments, "training.global_batch_size=3", "training.micro_batch_size=1", check=False)
+    assert done.returncode == 2, done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == [
+        "error: training.global_batch_size: 3 does not divide among 2 processes; choose a multiple of the process count"
+    ]
+    done = run("train", *arguments[:-4], "--workers", 2, check=False)
+    assert done.returncode == 2
+    assert "--workers 2: only --launcher ray starts processes" in done.stderr
