@@ -36,7 +36,7 @@ stack: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m infra.stack $(ARGS)
 
 test: $(INSTALLED)
-	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		$(or $(ARGS),-m "not faults and not slow" --durations 15)
 
 # The faults one after the other: what is killed in mid-run must not wait for a core that another test keeps busy.

@@ -11,7 +11,7 @@ from PIL import Image
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 GOLDEN = Path(__file__).parent / "golden"
-LONGEST_FIRST = ["test_chain.py", "test_latents.py", "test_batch_evaluation.py", "test_pairs.py", "test_processes.py"]
+LONGEST_FIRST = ["test_chain.py", "test_denoiser.py", "test_latents.py", "test_batch_evaluation.py"]
 """Files of minutes, handed out first (--no-loadscope-reorder), so that no core waits for one of them at the end."""
 
 

@@ -35,7 +35,8 @@ def chain(photos, tmp_path_factory, empty_mlflow_database):
     for name, part in (("training", ("astronaut", "coffee")), ("held_out", ("chelsea",))):
         (folder / "photos" / name).mkdir(parents=True)
         for photo in part:
-            Image.open(photos / f"{photo}.png").save(folder / "photos" / name / f"{photo}.png")
+            side = 96 if name == "held_out" else 192  # what is restored grows fourfold, pixel by pixel
+            Image.open(photos / f"{photo}.png").crop((0, 0, side, side)).save(folder / "photos" / name / f"{photo}.png")
     (folder / "mlflow.db").write_bytes(empty_mlflow_database.read_bytes())
     said = {}
     for command in readme_commands():
@@ -78,7 +79,7 @@ def test_what_the_chain_leaves_behind(chain):
     assert "data:image/" in report
     assert json.loads((folder / "runs" / "denoiser" / "registered.json").read_text())["version"] in (1, "1")
     with Image.open(next((folder / "restored").iterdir())) as restored:
-        assert restored.size == (768, 768)
+        assert restored.size == (384, 384)
 
 
 def test_running_a_command_again_reuses_its_work(chain):

@@ -64,6 +64,7 @@ def test_bytes_do_not_depend_on_workers_or_interruption(dataset, photos, recipe,
     assert tars == {name: data for name, data in tree(dataset).items() if name.endswith(".tar")}
 
 
+@pytest.mark.slow
 def test_the_command_on_s3_gives_the_same_bytes(dataset, photos, s3):
     for path in photos.iterdir():
         storage.upload(path, storage.join(s3, "photos", path.name))

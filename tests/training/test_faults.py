@@ -110,7 +110,8 @@ def long(options: list[object], out: Path) -> list[object]:
     return [*options, out, f"training.num_steps={STEPS}", "training.checkpoint_every=1000", "training.log_every=1000"]
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_sigterm_saves_at_the_next_step_and_leaves_with_the_documented_code(options, tmp_path, ranks):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run_ranks("train", long(options, whole), tmp_path, ranks)

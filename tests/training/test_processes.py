@@ -16,6 +16,7 @@ def private_store(mlflow_store):
     return mlflow_store
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does(latents, recipe_file, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     options = ["training.num_steps=3", "training.zero_stage=1", "denoiser.dropout=0"]

@@ -47,6 +47,7 @@ def test_figures_are_those_of_the_exported_model(latents, tmp_path):
         assert metrics[f"{name}_lpips_alex"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_any_number_of_processes_measures_the_same(latents, recipe_file, tmp_path, ranks):
     options = ["training.num_steps=1", "training.validation_samples=3", "denoiser.dropout=0", "training.log_every=1"]
