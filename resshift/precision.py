@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resshift.fused import fuse
 from resshift.swin_unet import SwinUNet
 from resshift.vqgan import VQGAN
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-WIDE = 128
-"""Channels of the denoiser's first level from which bfloat16 is faster on a CPU (benchmarks/restore.md)."""
 
 
-def choose_precision(asked: str, device: torch.device, denoiser: SwinUNet) -> str:
-    """`float32` or `bfloat16`; `auto` means the faster one for this network on this device.
+def choose_precision(asked: str, device: torch.device) -> str:
+    """`float32` or `bfloat16`; `auto` means bfloat16 where the device computes it, which is faster at any width.
 
     Raises:
         ValueError: `asked` is none of PRECISIONS.
@@ -24,22 +24,44 @@ def choose_precision(asked: str, device: torch.device, denoiser: SwinUNet) -> st
         raise ValueError(f"precision is '{asked}'; choose one of {', '.join(PRECISIONS)}")
     if asked != "auto":
         return asked
-    wide = denoiser.config.model_channels >= WIDE
-    return "bfloat16" if _computes_bfloat16(device) and (wide or device.type == "cuda") else "float32"
+    return "bfloat16" if _computes_bfloat16(device) else "float32"
 
 
 def prepare(denoiser: SwinUNet, autoencoder: VQGAN | None, precision: str) -> None:
     """Bring networks into the form that is fastest in `float32` or `bfloat16`, in place and for good.
 
-    The search for the nearest codes stays in float32: distances between near codes do not survive 16-bit products.
+    Two things stay in float32: the search for the nearest codes, because distances between near codes do not survive
+    16-bit products, and the last convolutions, because bfloat16 knows 128 levels between 0.5 and 1, and images of
+    16 bits have 16,384.
     """
     networks: list[nn.Module] = [denoiser] if autoencoder is None else [denoiser, autoencoder]
     for network in networks:
         fuse(network)
-        network.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        network.to(torch.float32)
+        if precision == "bfloat16":
+            _halve(network)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if autoencoder is not None:
-        autoencoder.quantize.float()
+
+
+class InFloat32(nn.Module):
+    """A layer in float32 behind layers in bfloat16."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float())
+
+
+def _halve(network: nn.Module) -> None:
+    """To bfloat16, but for what has to stay in float32."""
+    parent, name = (network.out, "2") if isinstance(network, SwinUNet) else (network.decoder, "conv_out")
+    last, quantize = copy.deepcopy(getattr(parent, name)), copy.deepcopy(getattr(network, "quantize", None))
+    network.to(torch.bfloat16)
+    setattr(parent, name, InFloat32(last))
+    if quantize is not None:
+        network.quantize = quantize
 
 
 def _computes_bfloat16(device: torch.device) -> bool:

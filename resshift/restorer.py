@@ -109,7 +109,7 @@ class Restorer:
         `auto` takes bfloat16 where device and model gain from it. It is for good: bfloat16 rounds the weights, and a
         prepared restorer cannot be saved. Returns itself. Raises ValueError for any other word.
         """
-        prepare(self.denoiser, self.autoencoder, choose_precision(precision, self.device, self.denoiser))
+        prepare(self.denoiser, self.autoencoder, choose_precision(precision, self.device))
         self.is_prepared = True
         return self
 

@@ -1,4 +1,4 @@
-"""The command as a user starts it: under torchrun, and with wrong usage."""
+"""The command in two processes, and with wrong usage."""
 
 import json
 
@@ -7,6 +7,7 @@ import pytest
 from infra.recipe import load_recipe
 from resshift.restorer import Restorer
 from tests.training.conftest import run
+from tests.training.ranks import run_ranks
 from tests.training.test_denoiser import assert_nearly_same
 from training.denoiser_run import run_training
 
@@ -21,9 +22,10 @@ def test_two_ranks_train_what_one_does(latents, recipe_file, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     options = ["training.num_steps=3", "training.zero_stage=1", "denoiser.dropout=0"]
     arguments = ["--recipe", recipe_file, "--data", latents, "--out", two, *options]
-    done = run("train", *arguments, processes=2)
-    assert done.stdout.splitlines() == [f"registered: toy version 1 ({two}/model)"]
-    assert sum("training denoiser: 3/3" in line for line in done.stderr.splitlines()) == 1, "one rank talks"
+    first, second = run_ranks("train", arguments, tmp_path, ranks=2)
+    assert first.stdout.splitlines() == [f"registered: toy version 1 ({two}/model)"]
+    assert "training denoiser: 3/3" in first.stderr
+    assert second.stdout == second.stderr == "", "one rank talks"
     marker = json.loads((two / "checkpoints" / "step-000003" / "COMPLETE.json").read_text())
     assert marker["world_size"] == 2
     assert len([name for name in marker["files"] if "optimizer-" in name]) == 2
