@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -97,3 +98,15 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all_with_the_keys_of_all(la
     report = json.loads((out / "bad_step.json").read_text())
     assert len(set(report["sample_keys"])) == 4
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000003"]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_torch_compile_and_bfloat16_learn_the_same(latents, tmp_path):
+    losses = {}
+    for compiled in (False, True):
+        raw = toy_recipe(num_steps=2, precision="bfloat16", validation_samples=0, compile=compiled).raw
+        recipe = Recipe.from_dict({**raw, "denoiser": {**TOY["denoiser"], "dropout": 0.0}})
+        run_training(recipe, str(latents), str(tmp_path / str(compiled)))
+        losses[compiled] = saved_state(tmp_path / str(compiled), 2)["denoiser/weights.safetensors"]
+    for name, value in losses[False].items():
+        assert (losses[True][name] - value).abs().mean() < 1e-3, name
