@@ -8,6 +8,7 @@ from any storage. Over them, `build({"name": "paired", "lq_dir": ..., "hq_dir": 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -24,9 +25,12 @@ from degradations.sections import parse
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
+_MARKER = re.compile(r"(?<=[^/])(?:[-_](?:hr|hq|gt|lr|lq)\d*|[-_]?x\d)$", re.IGNORECASE)
+
+
 class PairedSection(TaskSection):
     """`paired`: the LQ images lie in a folder; sub-folders count. An HQ and its LQ have the same path in their folders,
-    but for the extension."""
+    but for the extension; or, where that fits none of them, but for markers as of `unmarked`."""
 
     name: Literal["paired"] = "paired"
     lq_dir: str
@@ -39,12 +43,23 @@ def name_of(path: str) -> str:
     return PurePosixPath(path).with_suffix("").as_posix()
 
 
+def unmarked(name: str) -> str:
+    """`name` without a final `_HR`, `_HQ`, `_GT`, `_LR`, `_LR4`, `_LQ` or `x4`: published sets tell HQ and LQ by it."""
+    return _MARKER.sub("", name)
+
+
 def match_names(hq: Iterable[str], lq: Iterable[str]) -> list[tuple[str, str]]:
     """Matches relative paths of HQ and LQ images by `name_of`: (hq path, lq path), sorted by name.
+
+    Where not one name is on both sides, those without markers are matched (`unmarked`).
 
     Raises ValueError if a name occurs twice on one side or is missing on the other.
     """
     hq_paths, lq_paths = _by_name(hq, "HQ"), _by_name(lq, "LQ")
+    if hq_paths.keys().isdisjoint(lq_paths):
+        bare = [_by_name(paths.values(), side, bare=True) for paths, side in ((hq_paths, "HQ"), (lq_paths, "LQ"))]
+        if not bare[0].keys().isdisjoint(bare[1]):
+            hq_paths, lq_paths = bare
     for present, absent, missing in ((hq_paths, lq_paths, "LQ"), (lq_paths, hq_paths, "HQ")):
         lonely = sorted(set(present) - set(absent))
         if lonely:
@@ -115,14 +130,15 @@ class PairedFolders(Degradation):
     def __init__(self, section: PairedSection, scale: int) -> None:
         """Checks names and, where the HQ folder is known, sizes. Raises ValueError that names what does not match."""
         super().__init__(section, scale)
-        self._lq_paths = _images_of(section.lq_dir, "lq_dir")
-        self._hq_paths: list[str] = []
+        lq_paths = _images_of(section.lq_dir, "lq_dir")
+        self._lq, self._hq = _by_name(lq_paths, "LQ"), dict[str, str]()
         if section.hq_dir is not None:
-            self._hq_paths = _images_of(section.hq_dir, "hq_dir")
-            for hq, lq in match_names(self._hq_paths, self._lq_paths):
+            pairs = match_names(_images_of(section.hq_dir, "hq_dir"), lq_paths)
+            for hq, lq in pairs:
                 sizes = (_size(Path(section.hq_dir) / hq), _size(Path(section.lq_dir) / lq))
                 check_sizes(*sizes, scale, lq)
-        self._lq = _by_name(self._lq_paths, "LQ")
+            self._lq = {name_of(hq): lq for hq, lq in pairs}
+            self._hq = {name_of(hq): hq for hq, _ in pairs}
         self.names: list[str] = sorted(self._lq)
 
     def draw(self, height: int, width: int, seed: int, *, key: str = "", variant: int = 0) -> Record:
@@ -135,10 +151,9 @@ class PairedFolders(Degradation):
         """Loads the pair `name`, whole. Raises ValueError if there is none, or no `hq_dir`."""
         if self.section.hq_dir is None:
             raise ValueError("degradation.hq_dir is not given; add it, or hand the HQ in: degrade(hq, seed, key=name)")
-        paths = {name_of(path): path for path in self._hq_paths}
-        if name not in paths:
+        if name not in self._hq:
             raise ValueError(f"name is {name!r}; give the name of a pair, such as {self.names[0]!r}")
-        return self(_load(Path(self.section.hq_dir) / paths[name]), seed=0, key=name)
+        return self(_load(Path(self.section.hq_dir) / self._hq[name]), seed=0, key=name)
 
     def _make(self, hq: NDArray[np.uint8], record: Record) -> Pair:
         stored, scale = record.stored, self.scale
@@ -183,10 +198,10 @@ def _cut(image: NDArray[np.uint8], left: int, top: int, width: int, height: int,
     return np.ascontiguousarray(part[:, ::-1] if mirrored else part)
 
 
-def _by_name(paths: Iterable[str], side: str) -> dict[str, str]:
+def _by_name(paths: Iterable[str], side: str, *, bare: bool = False) -> dict[str, str]:
     named: dict[str, str] = {}
     for path in paths:
-        name = name_of(path)
+        name = unmarked(name_of(path)) if bare else name_of(path)
         if name in named:
             raise ValueError(f"the {side} images {named[name]!r} and {path!r} share a name; keep one of them")
         named[name] = path

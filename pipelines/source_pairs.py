@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from degradations.paired import unmarked
 from infra.errors import UsageError
 from pipelines.source import CHUNK, Fault, Source, list_images
 
@@ -17,18 +18,18 @@ ENDING = re.compile(r"(?<=[^/])\.[^./]+$")
 def match_lq(hq: Source, lq_dir: str) -> Source:
     """`hq` with the LQ images below `lq_dir` (a folder or s3:// prefix), matched by their path without its ending.
 
-    An HQ without LQ, and one whose name is not the only one of its kind on either side, gets a fault: nothing is
-    paired by order or guessed. LQ images without HQ are left alone. Raises UsageError if nothing matches.
+    Where no such path is on both sides, endings as `_HR` and `_LR4` or `x4` are left out, too (`paired.unmarked`). An
+    HQ without LQ, and one whose name is not the only one of its kind on either side, gets a fault: nothing is paired by
+    order or guessed. LQ images without HQ are left alone. Raises UsageError if nothing matches.
     """
     lq = list_images(lq_dir)
-    place_of: dict[str, int] = {}
-    several_lq = {place_of[stem] for i, stem in enumerate(stems(lq.names)) if place_of.setdefault(stem, i) != i}
-    found = np.fromiter((place_of.get(stem, -1) for stem in stems(hq.names)), np.int64, hq.num_images)
-    del place_of
+    found, several_lq = _matched(hq, lq, bare=False)
+    if (found < 0).all():
+        found, several_lq = _matched(hq, lq, bare=True)
     if (found < 0).all():
         raise UsageError(
             f"degradation.lq_dir '{lq_dir}': no image there is named as one of '{hq.uri}' (there '{lq.names[0]}', here "
-            f"'{hq.names[0]}'); only the endings may differ"
+            f"'{hq.names[0]}'); only the endings may differ, such as .png, _HR and _LR4, x4"
         )
     takers = np.bincount(found[found >= 0], minlength=lq.num_images)
     faults = dict(hq.faults)
@@ -43,8 +44,16 @@ def match_lq(hq: Source, lq_dir: str) -> Source:
     return replace(hq, digest=digest, faults=faults, lq_names=lq_names, lq_folder=lq_dir)
 
 
-def stems(names: pa.LargeStringArray) -> Iterator[str]:
-    """What `degradations.paired.name_of` makes of every name, quicker."""
+def _matched(hq: Source, lq: Source, *, bare: bool) -> tuple[np.ndarray, set[int]]:
+    """For every HQ the place of its LQ, or -1; and the places of LQ images whose name is not the only one."""
+    place_of: dict[str, int] = {}
+    several = {place_of[stem] for i, stem in enumerate(stems(lq.names, bare)) if place_of.setdefault(stem, i) != i}
+    return np.fromiter((place_of.get(stem, -1) for stem in stems(hq.names, bare)), np.int64, hq.num_images), several
+
+
+def stems(names: pa.LargeStringArray, bare: bool = False) -> Iterator[str]:
+    """What `degradations.paired.name_of` makes of every name, quicker; with `bare`, `unmarked` of that."""
     for start in range(0, len(names), CHUNK):
         for name in names.slice(start, CHUNK).to_pylist():
-            yield ENDING.sub("", name)
+            stem = ENDING.sub("", name)
+            yield unmarked(stem) if bare else stem

@@ -112,6 +112,40 @@ def test_names_match_without_their_extensions():
         match_names(["a.png"], ["a.png", "a.jpg"])
 
 
+@pytest.mark.parametrize(
+    ("hq", "lq"),
+    [
+        ("0801.png", "0801x4.png"),  # DIV2K
+        ("Canon_001_HR.png", "Canon_001_LR4.png"),  # RealSR
+        ("sub/img_001_SRF_4_HR.png", "sub/img_001_SRF_4_LR.png"),
+        ("a_gt.png", "a-lq.webp"),
+    ],
+)
+def test_names_of_published_sets_match_without_their_markers(hq, lq):
+    assert match_names([hq, f"other/{hq}"], [f"other/{lq}", lq]) == sorted([(hq, lq), (f"other/{hq}", f"other/{lq}")])
+
+
+def test_markers_are_left_out_only_where_no_name_matches_as_it_is():
+    assert match_names(["a.png", "ax4.png"], ["ax4.jpg", "a.jpg"]) == [("a.png", "a.jpg"), ("ax4.png", "ax4.jpg")]
+    with pytest.raises(ValueError, match="1 image has no LQ of the same name: b; add or remove them"):
+        match_names(["a.png", "b.png"], ["a.png", "bx4.png"])
+    with pytest.raises(ValueError, match=r"the LQ images 'ax2\.png' and 'ax4\.png' share a name; keep one of them"):
+        match_names(["a.png"], ["ax2.png", "ax4.png"])
+    with pytest.raises(ValueError, match="1 image has no LQ of the same name: x4; add or remove them"):
+        match_names(["x4.png"], ["x2.png"])
+
+
+def test_a_pair_with_markers_goes_by_the_name_of_its_hq(folders):
+    for kind, marker in (("hq", "_HR"), ("lq", "_LR4")):
+        for path in list((folders / kind).rglob("*.png")):
+            path.rename(path.with_name(f"{path.stem}{marker}.png"))
+    pairs = build(section(folders), scale=4)
+    assert pairs.names == ["a_HR", "sub/b_HR"]
+    pair = pairs.pair("a_HR")
+    np.testing.assert_array_equal(pair.lq, read(folders / "lq/a_LR4.png"))
+    assert pair.record["stored"]["name"] == "a_LR4.png"
+
+
 def test_folders_that_do_not_match_are_named(folders, tmp_path):
     with pytest.raises(ValueError, match=r"a\.png: HQ is 64x64 pixels, LQ 16x16; at scale 2 the LQ must be 32x32"):
         build(section(folders), scale=2)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from degradations.paired import name_of
+from degradations.paired import name_of, unmarked
 from infra import storage
 from infra.errors import UsageError
 from infra.recipe import load_recipe
@@ -74,6 +74,20 @@ def test_what_has_no_partner_or_a_wrong_one_is_rejected(folders, photos):
     assert details["cats/b.png"].startswith("LQ cats/b.bmp: ")
 
 
+def test_markers_of_published_sets_do_not_matter(folders):
+    hq, lq = folders
+    expected = planned_samples(paired(lq), hq)[0]
+    for path in lq.rglob("*.bmp"):
+        path.rename(path.with_name(f"{path.stem}x4.bmp"))
+    samples, rejects = planned_samples(paired(lq), hq)
+    assert not rejects
+    for key, sample in expected.items():
+        np.testing.assert_array_equal(samples[key]["lq"], sample["lq"])
+    shutil.copy(lq / "ax4.bmp", lq / "ax2.bmp")
+    samples, rejects = planned_samples(paired(lq), hq)
+    assert {(reject.uri, reject.reason) for reject in rejects} == {("a.png", "duplicate_key")}
+
+
 def test_folders_on_s3_give_the_same_plan_and_pairs(folders, s3):
     hq, lq = folders
     for side, folder in (("hq", hq), ("lq", lq)):
@@ -126,7 +140,10 @@ def test_bad_recipes_are_one_line(overrides, expected, folders):
 
 def test_names_are_those_of_the_degradation():
     names = ["a.png", "b/a.tar.png", "b.c/a.JPEG", "b.c/a", ".png", "b/.png", "a..png", "ä/é.tif", "a.", "x/.a.png"]
-    assert list(stems(pa.array(names, pa.large_string()))) == [name_of(name) for name in names]
+    names += ["a_HR.png", "b/x4.png", "b/0001x4.png", "b/a_LR4", "HR.png", "a-gt.png", "ax10.png"]
+    stored = pa.array(names, pa.large_string())
+    assert list(stems(stored)) == [name_of(name) for name in names]
+    assert list(stems(stored, bare=True)) == [unmarked(name_of(name)) for name in names]
 
 
 def test_nothing_in_common_and_lists_are_refused(folders, tmp_path):
