@@ -36,6 +36,7 @@ from training.saved import (
     drop,
     drop_unmarked,
     refuse_another_recipe,
+    refuse_fewer_steps,
     whole_checkpoints,
 )
 from training.tensor_file import read_tree, write_tree
@@ -58,7 +59,10 @@ class Checkpoints:
         self.metric = metric
 
     def latest(self) -> Saved | None:
-        """The newest whole checkpoint, None if there is none. Raises UsageError if another recipe made it."""
+        """The newest whole checkpoint, None if there is none.
+
+        Raises UsageError if another recipe made it, or if it has more steps than the recipe's run.
+        """
         saved = None
         with all_or_none(self.processes):
             if self.processes.is_main:
@@ -67,6 +71,7 @@ class Checkpoints:
                 saved = whole[-1] if whole else None
                 if saved is not None:
                     refuse_another_recipe(saved, self.recipe)
+                    refuse_fewer_steps(saved, self.recipe["training"]["num_steps"])
                     self._prune(whole)  # what a killed save had no time for
         found: Saved | None = from_main(self.processes, saved)
         return found

@@ -90,6 +90,15 @@ def refuse_another_recipe(saved: Saved, recipe: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_fewer_steps(saved: Saved, num_steps: int) -> None:
+    """Raise UsageError if `saved` has gone further than a run of `num_steps`, which would pass for the shorter one."""
+    if saved.step > num_steps:
+        raise UsageError(
+            f"num_steps: {num_steps} is less than the {saved.step} steps that {saved.url} has done; give at "
+            f"least {saved.step} to go on, or another --out to start anew"
+        )
+
+
 def drop(saved: Saved) -> None:
     """Delete a checkpoint: its marker first, from then on it is none."""
     storage.delete(storage.join(saved.url, MARKER))

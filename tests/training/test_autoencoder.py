@@ -114,6 +114,14 @@ def test_the_surrogate_has_the_gradient_of_the_whole_objective():
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_run_that_was_made_shorter_than_it_already_is_exports_nothing(pairs, tmp_path):
+    with dying_at(2):
+        run_autoencoder_training(autoencoder_recipe(), str(pairs), str(tmp_path))
+    with pytest.raises(UsageError, match=r"num_steps: 1 is less than the 2 steps that .*step-000002 has done"):
+        run_autoencoder_training(autoencoder_recipe(num_steps=1), str(pairs), str(tmp_path))
+    assert not (tmp_path / "trained.json").exists()
+
+
 def test_hinge_losses():
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
     assert discriminator_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 0.75))

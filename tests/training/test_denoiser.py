@@ -284,6 +284,15 @@ def test_a_longer_run_goes_on_and_registers_anew(latents, tmp_path):
     assert names == ["step-000004", "step-000005"]
 
 
+def test_a_run_that_was_made_shorter_than_it_already_is_registers_nothing(latents, tmp_path):
+    with dying_at(3):
+        run_training(toy_recipe(), str(latents), str(tmp_path))
+    with pytest.raises(UsageError, match=r"num_steps: 2 is less than the 3 steps that .*step-000003 has done"):
+        run_training(toy_recipe(num_steps=2), str(latents), str(tmp_path))
+    assert not (tmp_path / "registered.json").exists()
+    assert "registered" in run_training(toy_recipe(num_steps=3), str(latents), str(tmp_path)), "no step is left to do"
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(latents, tmp_path):
     plan = json.loads(run_training(toy_recipe(), str(latents), str(tmp_path / "out"), dry_run=True))
     assert plan["dataset"]["samples"] == 23
