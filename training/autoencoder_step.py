@@ -78,8 +78,10 @@ class AutoencoderTraining:
             if discriminator is not None:
                 self.figures.add(adversarial=found.adversarial, adversarial_weight=found.weight)
                 self._discriminator_step(discriminator, hq, reconstruction.detach().float())
-        if self.bad_steps.passed(engine.was_step_applied(), batch):
+        applied = engine.was_step_applied()
+        if applied:
             self.ema.update(self.network.vqgan)
+        self.bad_steps.passed(applied and (discriminator is None or discriminator.was_step_applied()), batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds besides the engines."""
@@ -110,5 +112,5 @@ class AutoencoderTraining:
         elif config.revive_every and step % config.revive_every == 0:
             usage, dead = codebook.usage()
             self.figures.add(codebook_usage=torch.tensor(usage))
-            if step < config.revive_until * config.num_steps:
-                self.ema.replace(CODEBOOK_WEIGHT, codebook.revive(dead, mix(config.seed, step)))
+            if step < config.revive_until * config.num_steps and dead.any():
+                self.ema.replace(CODEBOOK_WEIGHT, codebook.revive(dead, mix(config.seed, step)), rows=dead)

@@ -53,12 +53,17 @@ class Codebook:
         self._limit = RECENT_PER_CODE * len(weight)
 
     def observe(self, step: int, z: Tensor, indices: Tensor | None) -> None:
-        """Remember latents z (B, D, h, w) of a step and, once quantised, their code indices (B * h * w,)."""
-        self._since.append((step, z.detach().float().permute(0, 2, 3, 1).flatten(0, 2).cpu()))
+        """Remember latents z (B, D, h, w) of a step and, once quantised, their code indices (B * h * w,).
+
+        Whether the step is skipped is not known yet: latents that are not finite must not become codes one day.
+        """
+        vectors = z.detach().float().permute(0, 2, 3, 1).flatten(0, 2).cpu()
+        finite = vectors.isfinite().all(dim=1)
+        self._since.append((step, vectors[finite]))
         while sum(len(vectors) for _, vectors in self._since[1:]) >= self._limit:
             del self._since[0]
         if indices is not None:
-            self.used += torch.bincount(indices.detach().cpu(), minlength=len(self.used))
+            self.used += torch.bincount(indices.detach().cpu()[finite], minlength=len(self.used))
 
     def place(self, seed: int) -> Tensor:
         """Move all codes to the k-means centres of the recent latents; returns the new codebook.
@@ -79,8 +84,10 @@ class Codebook:
         return 1.0 - float(dead.double().mean()), dead
 
     def revive(self, dead: Tensor, seed: int) -> Tensor:
-        """Move the codes marked by `dead` (K,) onto random recent latents; returns the new codebook."""
+        """Move the codes marked by `dead` (K,) onto random recent latents, if any; returns the new codebook."""
         self._put_together()
+        if not len(self.recent):
+            return self.weight.detach()
         codes = self.weight.detach().float().cpu().clone()
         generator = torch.Generator().manual_seed(seed)
         codes[dead] = self.recent[torch.randint(len(self.recent), (int(dead.sum()),), generator=generator)]

@@ -35,9 +35,15 @@ class Ema:
                 self.average[name].copy_(value)
         torch._foreach_lerp_(averages, values, 1.0 - decay)
 
-    def replace(self, name: str, value: Tensor) -> None:
-        """Let one entry jump to a new value, for weights that were set and not learned."""
-        self.average[name].copy_(value)
+    def replace(self, name: str, value: Tensor, rows: Tensor | None = None) -> None:
+        """Let one entry jump to a new value, for weights that were set and not learned.
+
+        rows: boolean mask over its first dimension of those that were set; None for all.
+        """
+        if rows is None:
+            self.average[name].copy_(value)
+        else:
+            self.average[name][rows] = value[rows]
 
     def onto(self, module: Network) -> Network:
         """Give a freshly built module of the same kind the averaged weights; frozen, in evaluation mode."""

@@ -6,19 +6,22 @@ import mlflow
 import pytest
 import torch
 
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.recipe import Recipe
 from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
 from resshift.weights import load_vqgan
 from tests.training.conftest import NETWORK, TOY, toy_recipe
 from tests.training.test_denoiser import assert_same, dying_at, saved_state
+from training import autoencoder_step
 from training.autoencoder_loss import AutoencoderPass, judge, surrogate
 from training.autoencoder_run import run_autoencoder_training
+from training.autoencoder_step import AutoencoderTraining
+from training.autoencoder_task import open_autoencoder_task
 from training.codebook import Codebook, kmeans
 from training.config import AutoencoderTrainingConfig
 from training.discriminator import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
-from training.engine import Processes, autocast
+from training.engine import Processes, autocast, join_processes
 
 ALONE = Processes(0, 1, 0, torch.device("cpu"))
 
@@ -26,6 +29,13 @@ ALONE = Processes(0, 1, 0, torch.device("cpu"))
 @pytest.fixture(autouse=True)
 def private_store(mlflow_store):
     return mlflow_store
+
+
+class PlainEngine:
+    """As much of an engine as a codebook needs."""
+
+    def zero_optimization(self) -> bool:
+        return False
 
 
 def autoencoder_recipe(**values) -> Recipe:
@@ -139,12 +149,7 @@ def test_kmeans_finds_the_clusters():
 
 def test_dead_codes_are_moved_onto_latents_and_others_stay():
     weight = torch.nn.Parameter(torch.full((4, 2), 100.0))
-
-    class Engine:
-        def zero_optimization(self) -> bool:
-            return False
-
-    codebook = Codebook(Engine(), weight, ALONE)
+    codebook = Codebook(PlainEngine(), weight, ALONE)
     z = torch.arange(8.0).view(1, 2, 2, 2)
     codebook.observe(0, z, torch.tensor([1, 1, 3, 1]))
     usage, dead = codebook.usage()
@@ -154,6 +159,52 @@ def test_dead_codes_are_moved_onto_latents_and_others_stay():
     vectors = [[0.0, 4.0], [1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]
     assert [row in vectors for row in weight.tolist()] == [True, False, True, False]
     assert codebook.usage()[0] == 0.0
+
+
+def test_latents_that_are_not_finite_never_become_codes():
+    weight = torch.nn.Parameter(torch.full((4, 2), 100.0))
+    codebook = Codebook(PlainEngine(), weight, ALONE)
+    z = torch.arange(8.0).view(1, 2, 2, 2)
+    z[0, 0, 0, 0], z[0, 1, 1, 1] = float("nan"), float("inf")
+    codebook.observe(0, z, torch.tensor([0, 1, 2, 3]))
+    codebook.observe(1, torch.full_like(z, float("nan")), torch.tensor([0, 0, 0, 0]))
+    assert codebook.usage()[1].tolist() == [True, False, False, True]
+    codebook.revive(torch.tensor([True] * 4), seed=0)
+    assert {tuple(row) for row in weight.tolist()} <= {(1.0, 5.0), (2.0, 6.0)}
+    codebook.place(seed=0)
+    assert weight.isfinite().all()
+
+
+def test_without_any_finite_latent_dead_codes_stay():
+    weight = torch.nn.Parameter(torch.full((4, 2), 100.0))
+    codebook = Codebook(PlainEngine(), weight, ALONE)
+    codebook.observe(0, torch.full((1, 2, 2, 2), float("nan")), torch.tensor([0, 0, 0, 0]))
+    assert torch.equal(codebook.revive(torch.tensor([True] * 4), seed=0), torch.full((4, 2), 100.0))
+
+
+def test_only_revived_codes_lose_their_average(pairs, tmp_path):
+    recipe = autoencoder_recipe(num_steps=10, codebook_start=0.0, revive_every=1)
+    training = AutoencoderTraining(open_autoencoder_task(recipe, str(pairs)), str(tmp_path), join_processes())
+    codebook, average = training.codebook, training.ema.average["quantize.embedding.weight"]
+    codebook.placed = True
+    before = average.fill_(7.0).clone()
+    codebook.observe(0, torch.randn(1, 3, 4, 4), torch.arange(16))
+    training._tend_codebook(1)
+    assert torch.equal(average, before), "no code is dead"
+    codebook.observe(1, torch.randn(1, 3, 4, 4), torch.arange(16).clamp(min=2))
+    training._tend_codebook(2)
+    assert torch.equal(average[2:], before[2:])
+    assert torch.equal(average[:2], codebook.weight[:2])
+
+
+def test_a_discriminator_that_is_not_finite_is_counted_and_ends_the_run(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(autoencoder_step, "discriminator_loss", lambda real, fake: (real + fake).mean() * float("nan"))
+    recipe = autoencoder_recipe(max_bad_steps=2, discriminator_start=1, checkpoint_every=1, keep_checkpoints=9)
+    with pytest.raises(JobError, match="not finite for 2 steps in a row"):
+        run_autoencoder_training(recipe, str(pairs), str(tmp_path))
+    state = saved_state(tmp_path, 2)["state.safetensors"]
+    assert state["bad_steps"] == {"skipped": 1, "in_a_row": 1}
+    assert state["ema"]["num_updates"] == 2, "the autoencoder itself made both steps"
 
 
 @pytest.mark.parametrize(
