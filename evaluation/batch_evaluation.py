@@ -17,10 +17,11 @@ from evaluation.evaluation_plan import SCHEMA_VERSION, Evaluation, Request, free
 from evaluation.evaluation_run import log_evaluation
 from evaluation.evaluator import EvaluationJob
 from evaluation.meter import Meter
+from evaluation.metrics import METRICS
 from evaluation.pair_set import absolute
 from evaluation.pictures import collect_pictures
 from evaluation.report import render_report
-from evaluation.rows import CHAMPION, finished_shards, read_rows
+from evaluation.rows import CHAMPION, MODEL, finished_shards, read_rows
 from evaluation.shard_runner import run_shards
 from evaluation.summary import summarize
 from infra import storage
@@ -49,7 +50,7 @@ def evaluate(recipe: Recipe, request: Request, workers: int | None = None, dry_r
         summary["seconds_per_megapixel"][CHAMPION] = None  # measured elsewhere or at another time
     storage.write_json(storage.join(out, SUMMARY_FILE), summary)
     if not summary["ranking"]:
-        raise JobError(f"no image of '{request.data}' could be measured: {summary['failed'][0]['error']}")
+        raise JobError(f"no image of '{request.data}' could be measured: {_why_nothing(summary)}")
     pictures = collect_pictures(evaluation, rows, summary, out)
     report = render_report(summary, rows, pictures, evaluation.config)
     storage.write_bytes(storage.join(out, REPORT_FILE), report.encode())
@@ -84,10 +85,23 @@ def measure(evaluation: Evaluation, out: str, workers: int | None) -> None:
 def _all_rows(evaluation: Evaluation, out: str) -> pd.DataFrame:
     """The rows of all shards and, if it was measured elsewhere, of the champion; ordered by image."""
     rows = read_rows(out, [shard.name for shard in evaluation.pairs.shards])
+    keys, expected = rows[rows["method"] == MODEL]["key"], evaluation.pairs.num_pairs
+    if len(keys) != expected or keys.nunique() != expected:
+        raise JobError(
+            f"out '{out}': its rows tell of {keys.nunique()} images in {len(keys)} rows, the test set holds "
+            f"{expected}; they were changed by hand, evaluate into a new --out"
+        )
     if evaluation.champion_rows is None:
         return rows
     both = pd.concat([rows, evaluation.champion_rows], ignore_index=True)
     return both.sort_values(["key", "method"], ignore_index=True)
+
+
+def _why_nothing(summary: dict[str, Any]) -> str:
+    if summary["failed"]:
+        return str(summary["failed"][0]["error"])
+    label = METRICS[summary["ranking_metric"]].label
+    return f"{label} has no value for any of them, are they too small for it? Leave it out of evaluation.metrics"
 
 
 def _describe(evaluation: Evaluation, out: str) -> dict[str, Any]:

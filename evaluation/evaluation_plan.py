@@ -71,6 +71,7 @@ def plan_evaluation(recipe: Recipe, request: Request) -> Evaluation:
             "format": SCHEMA_VERSION,
             "protocol": protocol,
             "model_digest": described["digest"],
+            "images_per_shard": pairs.images_per_shard,
             "others": {name: other.digest for name, other in others.items()},
         },
         "protocol_digest": protocol_digest(protocol),

@@ -68,7 +68,9 @@ def same_size_batches(pairs: Iterable[Pair | BrokenPair], batch_size: int) -> It
     batch: list[Pair | BrokenPair] = []
     size: object = None
     for pair in pairs:
-        own = pair.key if isinstance(pair, BrokenPair) else (pair.lq.shape, pair.hq.shape, pair.mask is None)
+        own: object = pair.key
+        if isinstance(pair, Pair):
+            own = (pair.lq.shape, pair.hq.shape, None if pair.mask is None else pair.mask.shape)
         if batch and (own != size or len(batch) == batch_size):
             yield batch
             batch = []
@@ -142,11 +144,7 @@ class Evaluator:
         except ValueError as error:
             return [Outcome(error=" ".join(str(error).split()))] * len(pairs)
         except torch.OutOfMemoryError as error:
-            raise JobError(
-                f"image {pairs[0].key}: the GPU's memory does not hold {len(pairs)} images of "
-                f"{pairs[0].hq.shape[1]}x{pairs[0].hq.shape[0]} pixels; lower evaluation.batch_size "
-                f"({self.job.batch_size}) or evaluation.tile_size ({self.job.tile_size}) and run the same command again"
-            ) from error
+            raise self._out_of_memory(pairs) from error
         seconds = (time.perf_counter() - started) / len(pairs)
         return [Outcome(image, seconds) for image in images]
 
@@ -166,7 +164,18 @@ class Evaluator:
             storage.write_bytes(storage.join(self.job.out, row["image"]), encode_png(outcome.image))
         if outcome.seconds is not None:
             row |= {"seconds": outcome.seconds, "device": self.device_words}
-        return row | {"status": OK, **self.meter.measure(outcome.image, pair.hq)}
+        try:
+            return row | {"status": OK, **self.meter.measure(outcome.image, pair.hq)}
+        except torch.OutOfMemoryError as error:  # LPIPS looks at the whole image at once
+            raise self._out_of_memory([pair]) from error
+
+    def _out_of_memory(self, pairs: Sequence[Pair]) -> JobError:
+        height, width = pairs[0].hq.shape[:2]
+        return JobError(
+            f"image {pairs[0].key}: the GPU's memory does not hold {len(pairs)} of {width}x{height} pixels; lower "
+            f"evaluation.batch_size ({self.job.batch_size}) or evaluation.tile_size ({self.job.tile_size}), or leave "
+            "lpips_alex and lpips_vgg out of evaluation.metrics, and run the same command again"
+        )
 
     def _check_size(self, pair: Pair) -> None:
         height, width = (side * self.job.scale for side in pair.lq.shape[:2])
@@ -174,6 +183,11 @@ class Evaluator:
             raise ValueError(
                 f"LQ is {pair.lq.shape[1]}x{pair.lq.shape[0]} and HQ {pair.hq.shape[1]}x{pair.hq.shape[0]} pixels; "
                 f"at scale {self.job.scale} HQ must be {width}x{height}"
+            )
+        if pair.mask is not None and pair.mask.shape != pair.lq.shape[:2]:
+            raise ValueError(
+                f"the mask is {pair.mask.shape[1]}x{pair.mask.shape[0]} and LQ {pair.lq.shape[1]}x{pair.lq.shape[0]} "
+                "pixels; they must be of one size"
             )
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from evaluation.config import EvaluationConfig, Gate, PromotionConfig
 from evaluation.metrics import METRICS
-from evaluation.rows import BICUBIC, FAILED, MODEL
+from evaluation.rows import BICUBIC, FAILED, MODEL, OK
 from evaluation.summary import improvement_text, improvements, interval_json, interval_of, paired_values
+from infra.errors import UsageError
 
 REFERENCE = "reference"  # the champion's rows beside the candidate's, in the column `method`
 
@@ -40,12 +41,15 @@ def check_gates(
     rows: pd.DataFrame,
     champion: Reference | None,
 ) -> list[GateResult]:
-    """All gates of the recipe for a candidate's evaluation (its summary and rows). `champion` None: there is none."""
+    """All gates of the recipe for a candidate's evaluation (its summary and rows). `champion` None: there is none.
+
+    Raises UsageError if runtimes are to be compared and the champion was not timed beside the candidate.
+    """
     candidate = rows[rows["method"].isin([MODEL, BICUBIC])]
     if champion is not None:
         candidate = pd.concat([candidate, champion.rows.assign(method=REFERENCE)], ignore_index=True)
     results = [_check_count(promotion, summary), _check_failures(promotion, candidate)]
-    results += [_check_metric(gate, evaluation, candidate, champion) for gate in promotion.gates]
+    results += [_check_metric(gate, promotion, evaluation, candidate, champion) for gate in promotion.gates]
     if promotion.max_runtime_ratio is not None and champion is not None:
         results.append(_check_runtime(promotion.max_runtime_ratio, summary, champion))
     return results
@@ -68,7 +72,11 @@ def _check_failures(promotion: PromotionConfig, rows: pd.DataFrame) -> GateResul
 
 
 def _check_metric(
-    gate: Gate, evaluation: EvaluationConfig, rows: pd.DataFrame, champion: Reference | None
+    gate: Gate,
+    promotion: PromotionConfig,
+    evaluation: EvaluationConfig,
+    rows: pd.DataFrame,
+    champion: Reference | None,
 ) -> GateResult:
     definition = METRICS[gate.metric]
     against_champion = gate.over == "champion" and champion is not None
@@ -81,14 +89,34 @@ def _check_metric(
     if table.empty or {MODEL, reference} - set(table.columns):
         return GateResult(what, "not measured", required, False)
     interval = interval_json(interval_of(improvements(table, gate.metric, reference), rows, evaluation))
+    if missing := _missing(rows, gate.metric, reference):
+        return GateResult(what, f"no value for {missing} images that {name} has one for", required, False)
+    if len(table) < promotion.min_images:
+        measured = f"measured on {len(table)} images"
+        return GateResult(what, measured, f"{required} on >= {promotion.min_images}", False)
     reached = interval["low"] if gate.bound == "interval" else interval["mean"]
     is_enough = reached is not None and reached > gate.min_improvement
     return GateResult(what, improvement_text(gate.metric, interval) + unit, required, is_enough)
 
 
+def _missing(rows: pd.DataFrame, metric: str, reference: str) -> int:
+    """How many images have a value of the reference and none of the model, although it was restored.
+
+    A flat image has no NIQE, for one: what a model ruins must not drop out of its mean.
+    """
+    measured = rows[rows["status"] == OK]
+    model = measured[measured["method"] == MODEL]
+    of_reference = measured[(measured["method"] == reference) & measured[metric].notna()]
+    return int(model[model[metric].isna()]["key"].isin(of_reference["key"]).sum())
+
+
 def _check_runtime(limit: float, summary: dict[str, Any], champion: Reference) -> GateResult:
-    what, required = f"runtime relative to {champion.name}", f"<= {limit:g}x"
     own, other = summary["seconds_per_megapixel"].get(MODEL), champion.seconds_per_megapixel
     if own is None or other is None:
-        return GateResult(what, "not measured in one evaluation", required, False)
+        raise UsageError(
+            f"promotion.max_runtime_ratio: {champion.name} was not timed beside this version; run "
+            f"evaluation/evaluate.py --model {summary['model']['uri']} with a new --out, which times both, or set it "
+            "to null"
+        )
+    what, required = f"runtime relative to {champion.name}", f"<= {limit:g}x"
     return GateResult(what, f"{own / other:.2f}x", required, own / other <= limit)

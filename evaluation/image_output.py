@@ -1,4 +1,4 @@
-"""Restored rows become a file of the format asked for. PNG and TIFF are written as the rows come."""
+"""Restored rows become a file of the format asked for. TIFF, as PNG (resshift.image_files), is written as they come."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from resshift.image_files import LoadedImage, eight_bits, rows_like, write_png
+from resshift.image_files import LoadedImage, eight_bits, rows_like
 
 FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+MAX_SIDE = {"jpeg": 65500, "webp": 16383}  # pixels
 TILE = 256  # side of the squares in which a TIFF is stored
 JPEG_QUALITY = 95
 _EXTRA_SAMPLES = {2: ("unassalpha",), 4: ("unassalpha",)}
@@ -18,27 +19,22 @@ _EXTRA_SAMPLES = {2: ("unassalpha",), 4: ("unassalpha",)}
 def write_image(path: Path, rows: Iterable[np.ndarray], size: tuple[int, int], like: LoadedImage, kind: str) -> None:
     """Write RGB rows (n, W, 3), which come from top to bottom, as an image of `size` (H, W) of the same kind as `like`.
 
-    `kind`: a key of FORMATS. JPEG and WebP hold 8 bits, and JPEG no alpha; see `losses`. Raises ValueError if the
-    format cannot hold an image of that size.
+    `kind`: a key of FORMATS but png. JPEG and WebP hold 8 bits, and JPEG no alpha; see `losses`. Raises ValueError,
+    before it asks for a row, if the format cannot hold an image of that size.
     """
-    if kind == "png":
-        with path.open("wb") as file:
-            write_png(file, rows, size, like)
-        return
+    if max(size) > (limit := MAX_SIDE.get(kind, max(size))):
+        raise ValueError(
+            f"{size[1]}x{size[0]} pixels do not go into a {kind} file, whose sides end at {limit}; use --format png"
+        )
     if kind == "tiff":
         _write_tiff(path, rows_like(rows, like, size[1]), size, like)
         return
     image = Image.fromarray(_pillow_array(eight_bits(np.concatenate(list(rows_like(rows, like, size[1]))))))
-    try:
-        if kind == "jpeg":
-            image = image.convert("L" if like.is_gray else "RGB")
-            image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0, icc_profile=like.icc_profile)
-        else:
-            image.save(path, "WEBP", lossless=True, exact=True, icc_profile=like.icc_profile)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{size[1]}x{size[0]} pixels do not go into a {kind} file ({error}); use --format png"
-        ) from error
+    if kind == "jpeg":
+        image = image.convert("L" if like.is_gray else "RGB")
+        image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0, icc_profile=like.icc_profile)
+    else:
+        image.save(path, "WEBP", lossless=True, exact=True, icc_profile=like.icc_profile)
 
 
 def losses(like: LoadedImage, kind: str) -> tuple[str, ...]:

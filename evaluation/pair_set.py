@@ -5,13 +5,14 @@ What cannot be read becomes a BrokenPair with its reason: it is counted, never l
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from degradations.paired import unmarked
 from infra import storage
 from infra.errors import UsageError
 from infra.recipe import digest
@@ -73,6 +74,11 @@ class PairSet:
     def num_pairs(self) -> int:
         return sum(shard.num_pairs for shard in self.shards)
 
+    @property
+    def images_per_shard(self) -> int:
+        """How many images the largest shard holds. Rows are kept by shard, so they tell only one cut into shards."""
+        return max(shard.num_pairs for shard in self.shards)
+
 
 def open_pairs(
     url: str, max_images: int | None = None, images_per_shard: int = 16, lq: str | None = None, scale: int = 1
@@ -80,8 +86,9 @@ def open_pairs(
     """Open the test set at `url`, cut to the first `max_images` pairs in key order.
 
     With `lq`, `url` is a folder of HQ images and `lq` one of LQ images. Files belong together that have the same path
-    but for the extension; an LQ image may also be called NAMEx4 at scale 4, as the field's test sets have it. Raises
-    UsageError if there is neither a finished dataset nor a folder pair, or if it holds no pair.
+    but for the extension; an LQ image may also be called NAMEx4 at scale 4, and where not one name is on both sides,
+    NAME_HR belongs to NAME_LR4, as published test sets have it. Raises UsageError if there is neither a finished
+    dataset nor a folder pair, or if it holds no pair.
     """
     if storage.exists(storage.join(url, "dataset.json")):
         if lq is not None:
@@ -92,8 +99,8 @@ def open_pairs(
         files = [{} if folder is None else files_by_key(folder, "data") for folder in folders]
         if not files[0] and not files[1]:
             raise UsageError(_nothing_there(url, lq))
-        pairs = _from_folders(url, files[0], without_scale(files[1], files[0], scale), files[2], max_images,
-                              images_per_shard)  # fmt: skip
+        hq, lq_files, masks = _without_markers(files, scale)
+        pairs = _from_folders(url, hq, lq_files, masks, max_images, images_per_shard)
     if pairs.num_pairs == 0:
         raise UsageError(f"data '{url}': the test set is empty; give a dataset or folder pair that holds images")
     return pairs
@@ -127,6 +134,18 @@ def without_scale(files: Mapping[str, str], keys: Collection[str], scale: int) -
         bare = name.removesuffix(ending)
         renamed[bare if name not in keys and bare in keys and bare not in files else name] = url
     return renamed
+
+
+def _without_markers(files: Sequence[dict[str, str]], scale: int) -> list[dict[str, str]]:
+    """HQ, LQ and masks by the name they share, if they share one but for what tells HQ from LQ."""
+    hq, lq, masks = files
+    lq = without_scale(lq, hq, scale)
+    if hq.keys().isdisjoint(lq) and all(unmarked(name) != name for name in hq):
+        bare = [{unmarked(name): url for name, url in side.items()} for side in (hq, lq, masks)]
+        is_unique = all(len(new) == len(old) for new, old in zip(bare, files, strict=True))
+        if is_unique and not bare[0].keys().isdisjoint(bare[1]):
+            return bare
+    return [hq, lq, masks]
 
 
 def read_pairs(pairs: PairSet, shard: PairShard) -> Iterator[Pair | BrokenPair]:

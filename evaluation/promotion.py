@@ -1,23 +1,20 @@
 """promote: a version becomes the champion if its evaluation passes the recipe's gates, and the decision is on record.
 
-Aliases: `champion` is the version in use, `previous` the one it replaced. Each promoted version remembers in the tag
-`promotion.replaced` whom it replaced, so that rolling back can go more than one step. The record is written before the
-aliases move: whoever finds a champion finds why it is one, and a command that was killed completes its work when run
-again.
+Aliases: `champion` is the version in use, `previous` the one it replaced; rolling back can go on through all earlier
+champions (evaluation.champion_change). The record is written before the aliases move: whoever finds a champion finds
+why it is one, and a command that was killed completes its work when run again.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from evaluation.champion_change import Change, change_champion, complete_change, history_of
 from evaluation.config import EvaluationConfig, PromotionConfig
 from evaluation.gates import GateResult, Reference, check_gates, passed
-from evaluation.promotion_lock import promotion_lock
 from evaluation.protocol import require_same
 from evaluation.registry import (
-    CHAMPION_ALIAS,
     EVALUATION_TAG,
-    PREVIOUS_ALIAS,
     LoggedEvaluation,
     champion_of,
     client,
@@ -27,14 +24,14 @@ from evaluation.registry import (
     version_tags,
 )
 from evaluation.rows import CHAMPION, MODEL
-from infra.errors import JobError, UsageError
+from infra.errors import UsageError
 from infra.models import version_of
 from infra.recipe import Recipe
 from infra.tracking import tracking_errors, user_name
 
 REPLACED_TAG, STATUS_TAG = "promotion.replaced", "promotion.status"
 CANDIDATE_RUN_TAG, CHAMPION_RUN_TAG = "promotion.evaluation_run_id", "promotion.champion_evaluation_run_id"
-BEGUN, PROMOTED, REFUSED, ROLLED_BACK = "being promoted", "promoted", "refused", "rolled back"
+PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 EXIT_REFUSED = 3
 
 
@@ -53,16 +50,17 @@ def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: 
     """Check the gates of the recipe for a version and, if all pass, make it the champion.
 
     Whoever decided, when and why is written as tags on the version, for a refusal too, and on both evaluations' runs.
-    Raises UsageError if the version or its evaluation does not exist, if it was measured for another task, or under
-    another protocol than the champion; JobError if somebody else changed the champion meanwhile.
+    A change that a killed command left is completed first. Raises UsageError if the version or its evaluation does not
+    exist, if it was measured for another task, or under another protocol than the champion or not timed beside it;
+    JobError if somebody else changed the champion meanwhile.
     """
     promotion = recipe.section("promotion", PromotionConfig)
     config = recipe.section("evaluation", EvaluationConfig)
-    _require_version(name, version)
+    version = _existing(name, version)
+    if not dry_run:
+        complete_change(name)
     champion = champion_of(name)
     if champion == version:
-        if not dry_run:
-            _complete(name, version)
         return Decision(name, version, True, (), None)
     candidate = _evaluation_of(name, version)
     _require_recipe(recipe, candidate, name, version)
@@ -76,12 +74,9 @@ def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: 
     if not decision.promoted:
         set_version_tags(name, version, record)
     else:
-        with promotion_lock(name):
-            _require_champion(name, champion, f"version {version} was being checked")
-            set_version_tags(name, version, record | {STATUS_TAG: BEGUN})
-            _move(name, champion=version, previous=champion)
-            set_version_tags(name, version, {STATUS_TAG: PROMOTED})
-    _link_runs(name, version, record)
+        change = Change([*history_of(name, champion), version], version, {STATUS_TAG: record.pop(STATUS_TAG)})
+        change_champion(name, champion, f"version {version} was being checked", change, record)
+    _link_runs(decision, record)
     return decision
 
 
@@ -89,44 +84,34 @@ def roll_back(name: str, reason: str = "", version: str | None = None, dry_run: 
     """Give the alias `champion` back to the version the champion replaced; returns (version left, version restored).
 
     `version`: the champion to roll back from; without it, whichever holds the alias. Raises UsageError if there is no
-    champion, if it is another version, or if it replaced none; JobError if somebody changed the champion meanwhile.
+    champion, if it is another version, or if it replaced none; JobError if somebody changed the champion meanwhile. If
+    a rollback was killed half way, that one is completed and no other done.
     """
+    left = None if version is None else _existing(name, version)
+    if not dry_run and (unfinished := complete_change(name)) is not None and unfinished.is_rollback:
+        return unfinished.version, unfinished.history[-1]
     champion = champion_of(name)
     if champion is None:
         raise UsageError(f"model {name} has no champion; promote a version first")
-    if version not in (None, champion):
-        raise UsageError(
-            f"version: {version} is not the champion of model {name}, which is {champion}; nothing is done"
-        )
-    replaced = version_tags(name, champion).get(REPLACED_TAG)
-    if not replaced:
+    if left not in (None, champion):
+        raise UsageError(f"version: {left} is not the champion of model {name}, which is {champion}; nothing is done")
+    history = history_of(name, champion)
+    if len(history) == 1:
         raise UsageError(f"model {name} version {champion} replaced no version; there is nothing to roll back to")
-    _require_version(name, replaced)
+    replaced = _existing(name, history[-2])
     if dry_run:
         return champion, replaced
-    earlier = version_tags(name, replaced).get(REPLACED_TAG) or None
-    tags = {"rollback.at": _now(), "rollback.by": user_name(), "rollback.to": replaced, "rollback.reason": reason}
-    with promotion_lock(name):
-        _require_champion(name, champion, "it was being rolled back")
-        set_version_tags(name, champion, tags)
-        _move(name, champion=replaced, previous=earlier)
-        set_version_tags(name, champion, {STATUS_TAG: ROLLED_BACK})
+    record = {"rollback.at": _now(), "rollback.by": user_name(), "rollback.to": replaced, "rollback.reason": reason}
+    change = Change(history[:-1], champion, {STATUS_TAG: ROLLED_BACK}, is_rollback=True)
+    change_champion(name, champion, "it was being rolled back", change, record)
     return champion, replaced
 
 
-def _complete(name: str, version: str) -> None:
-    """What is left to do for a champion whose promotion was killed after the alias moved."""
-    tags = version_tags(name, version)
-    if tags.get(STATUS_TAG) != BEGUN:
-        return
-    with promotion_lock(name):
-        _require_champion(name, version, "its promotion was being completed")
-        _move(name, champion=version, previous=tags[REPLACED_TAG] or None)
-        set_version_tags(name, version, {STATUS_TAG: PROMOTED})
-
-
-def _require_version(name: str, version: str) -> None:
-    version_of(f"models:/{name}/{version}")
+def _existing(name: str, version: str) -> str:
+    """The version's number as the registry writes it. Raises UsageError if there is none."""
+    named = version_of(f"models:/{name}/{version}")
+    assert named is not None, "a models:/ URI names a version"
+    return named[1]
 
 
 def _evaluation_of(name: str, version: str) -> LoggedEvaluation:
@@ -194,32 +179,13 @@ def _record(decision: Decision, candidate: LoggedEvaluation, champion_run: str |
     return tags
 
 
-def _require_champion(name: str, expected: str | None, when: str) -> None:
-    """Raise JobError if the champion is not the one that was seen before the lock was taken."""
-    found = champion_of(name)
-    if found != expected:
-        became = "the model has no champion any more" if found is None else f"version {found} became the champion"
-        raise JobError(f"model {name}: {became} while {when}; run the same command again to decide anew")
-
-
-def _move(name: str, champion: str, previous: str | None) -> None:
-    """Point the aliases, and look whether somebody moved them by hand the same moment. Called with the lock held."""
-    with tracking_errors():
-        client().set_registered_model_alias(name, CHAMPION_ALIAS, champion)
-        if previous is None:
-            client().delete_registered_model_alias(name, PREVIOUS_ALIAS)
-        else:
-            client().set_registered_model_alias(name, PREVIOUS_ALIAS, previous)
-    _require_champion(name, champion, f"the alias was given to version {champion}, by somebody outside this command")
-
-
-def _link_runs(name: str, version: str, record: dict[str, str]) -> None:
+def _link_runs(decision: Decision, record: dict[str, str]) -> None:
     """Say on the runs of both evaluations what was decided with them."""
-    decision = f"{name} version {version} {record[STATUS_TAG]}"
+    words = f"{decision.name} version {decision.version} {PROMOTED if decision.promoted else REFUSED}"
     with tracking_errors():
         for key in (CANDIDATE_RUN_TAG, CHAMPION_RUN_TAG):
             if record[key]:
-                client().set_tag(record[key], "promotion.decision", decision)
+                client().set_tag(record[key], "promotion.decision", words)
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,20 @@ def alias_of(name: str, alias: str) -> str | None:
     raise AssertionError("unreachable: tracking_errors re-raises")
 
 
+def model_tags(name: str) -> dict[str, str]:
+    """Tags of a registered model; none if there is no such model."""
+    with tracking_errors():
+        found = client().search_registered_models(f"name='{name}'")
+    return dict(found[0].tags) if found else {}
+
+
 def version_tags(name: str, version: str) -> dict[str, str]:
     """Tags of a model version."""
     with tracking_errors():
         return dict(client().get_model_version(name, version).tags)
 
 
-def set_version_tags(name: str, version: str, tags: dict[str, str]) -> None:
+def set_version_tags(name: str, version: str, tags: Mapping[str, str]) -> None:
     """Write tags of a model version."""
     with tracking_errors():
         for key, value in tags.items():

@@ -11,7 +11,7 @@ import torch
 from evaluation.image_output import FORMATS, losses, write_image
 from evaluation.restore_plan import Job, plan_jobs
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.models import fetch
 from infra.progress import Bar, progress
 from resshift.image_files import LoadedImage, decode, decode_mask, write_png
@@ -73,6 +73,11 @@ def restore(
         for job in todo:
             try:
                 notes += [f"{job.source}: {note}" for note in _restore_one(restorer, job, options, bar)]
+            except torch.OutOfMemoryError as error:
+                raise JobError(
+                    f"{job.source}: the GPU's memory does not hold {restorer.batch_size} tiles of "
+                    f"{options.tile_size} pixels; lower --batch-size or --tile-size and run the same command again"
+                ) from error
             except (ValueError, OSError) as error:
                 failed.append(f"{job.source}: {' '.join(str(error).split())}")
             bar.advance(1, failed=len(failed))

@@ -26,13 +26,15 @@ def plan_jobs(
     """Expand the inputs to images; returns the jobs and one line for each input that does not exist.
 
     A folder's structure is kept below `out`; each name gets `ending` in place of its suffix, and two images that would
-    have one name keep their suffix in it. Raises UsageError if there is nothing to do, or if `out` would overwrite an
-    input.
+    have one name keep their suffix in it. What lies in `out` is a result, and no input of a folder or glob. Raises
+    UsageError if there is nothing to do, or if `out` would overwrite an input or a mask.
     """
     found: list[tuple[str, str]] = []  # (name below out, where it is)
     missing: list[str] = []
     for item in inputs:
-        images = _expand(item)
+        if _is_folder(item) and _place(item) == _place(out):
+            raise UsageError(f"out '{out}': is the folder of the inputs; choose another --out, results/ in it for one")
+        images = _expand(item, out)
         if not images:
             missing.append(f"{item}: {'holds no image' if _is_folder(item) else 'does not exist'}")
         found += images
@@ -50,22 +52,30 @@ def plan_jobs(
     return jobs, missing
 
 
-def _expand(item: str) -> list[tuple[str, str]]:
+def _expand(item: str, out: str) -> list[tuple[str, str]]:
     """(name, location) of the images an input stands for; empty if there is none."""
     if _is_folder(item):
-        return [(entry.name, entry.url) for entry in storage.list_files(item) if is_image_name(entry.name)]
-    if storage.exists(item):
+        found = [(entry.name, entry.url) for entry in storage.list_files(item) if is_image_name(entry.name)]
+    elif storage.exists(item):
         return [(item.rstrip("/").rpartition("/")[2], item)]
-    if storage.is_s3(item):
+    elif storage.is_s3(item):
         return []
-    paths = sorted(glob.glob(item, recursive=True))  # noqa: PTH207 (a pattern may be absolute; Path.glob's may not)
-    return [(Path(path).name, path) for path in paths if Path(path).is_file()]
+    else:
+        paths = sorted(glob.glob(item, recursive=True))  # noqa: PTH207 (a pattern may be absolute; Path.glob's may not)
+        found = [(Path(path).name, path) for path in paths if Path(path).is_file()]
+    results = _place(out) + "/"
+    return [(name, url) for name, url in found if not _place(url).startswith(results)]
 
 
 def _is_folder(item: str) -> bool:
     if storage.is_s3(item):
         return not is_image_name(item) and storage.exists(item)
     return Path(item).expanduser().is_dir()
+
+
+def _place(url: str) -> str:
+    """The same text for the same file or folder, however it is written."""
+    return url.rstrip("/") if storage.is_s3(url) else str(Path(storage.join(url)).resolve())
 
 
 def _masks(mask: str | None) -> Callable[[str], str | None]:
@@ -77,11 +87,12 @@ def _masks(mask: str | None) -> Callable[[str], str | None]:
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
-    sources = {str(Path(job.source).resolve()) for job in jobs if not storage.is_s3(job.source)}
+    read = {_place(job.source): "an input" for job in jobs}
+    read |= {_place(job.mask): "a mask" for job in jobs if job.mask is not None}
     source_of: dict[str, str] = {}
     for job in jobs:
-        if not storage.is_s3(job.target) and str(Path(job.target).resolve()) in sources:
-            raise UsageError(f"out: {job.target} is an input; choose another --out folder")
+        if (what := read.get(_place(job.target))) is not None:
+            raise UsageError(f"out: {job.target} is {what}; choose another --out folder")
         if (other := source_of.setdefault(job.target, job.source)) != job.source:
             raise UsageError(
                 f"input {job.source}: its result would be {job.target}, as that of {other}; restore them into "

@@ -6,6 +6,7 @@ Shapes: rgb (H, W, 3) and alpha (H, W), uint8, or uint16 where the file has that
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def decode(data: bytes) -> LoadedImage:
         raise ValueError("is not an image (or of a kind that is not supported)") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"has more than the {MAX_PIXELS} pixels that are taken; cut it") from error
-    except (OSError, SyntaxError, EOFError) as error:
+    except (OSError, SyntaxError, EOFError, TypeError, struct.error, cv2.error) as error:
+        # Of a TIFF without a tag that it needs, Pillow says it with a TypeError.
         raise ValueError(f"is damaged or cut off ({' '.join(str(error).split())})") from error
 
 
@@ -152,7 +154,9 @@ def _decode_opened(data: bytes, opened: Image.Image) -> LoadedImage:
     deep = _is_deep(opened)  # before anything loads it and forgets
     frames = getattr(opened, "n_frames", 1)
     notes = (f"only the first of {frames} frames is used",) if frames > 1 else ()
-    turn = _UPRIGHT.get(opened.getexif().get(_ORIENTATION_TAG, 1), lambda a: a)
+    # Pillow and OpenCV turn TIFFs by themselves.
+    orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_ORIENTATION_TAG, 1)
+    turn = _UPRIGHT.get(orientation, lambda a: a)
     icc_profile = opened.info.get("icc_profile")
     opened.load()  # finds what is damaged, which OpenCV may pass over
     rgb, alpha, is_gray = _decode_deep(data) if deep else _decode_shallow(opened)

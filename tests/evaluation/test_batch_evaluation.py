@@ -12,7 +12,7 @@ from evaluation.pair_set import BrokenPair, Pair, open_pairs, read_pairs
 from evaluation.promotion import promote
 from evaluation.registry import EVALUATION_TAG, champion_of, client, load_evaluation, version_tags
 from evaluation.rows import finished_shards, rows_url
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from resshift import Restorer
 from tests.evaluation.conftest import tiny_restorer
@@ -51,8 +51,8 @@ def test_results_do_not_depend_on_the_batch_size(folder_pairs, bundle, tmp_path)
 
 
 def test_batches_hold_images_of_one_size_in_their_order():
-    def pair(key, side):
-        return Pair(key, key, np.zeros((4 * side, 32, 3), np.uint8), np.zeros((side, 8, 3), np.uint8), None, {})
+    def pair(key, side, mask=None):
+        return Pair(key, key, np.zeros((4 * side, 32, 3), np.uint8), np.zeros((side, 8, 3), np.uint8), mask, {})
 
     pairs = [
         pair("a", 8),
@@ -62,9 +62,11 @@ def test_batches_hold_images_of_one_size_in_their_order():
         BrokenPair("e", ""),
         BrokenPair("f", ""),
         pair("g", 9),
+        pair("h", 9, np.zeros((9, 8), bool)),
+        pair("i", 9, np.zeros((9, 7), bool)),
     ]
     batches = [[one.key for one in batch] for batch in same_size_batches(pairs, 2)]
-    assert batches == [["a", "b"], ["c"], ["d"], ["e"], ["f"], ["g"]]
+    assert batches == [["a", "b"], ["c"], ["d"], ["e"], ["f"], ["g"], ["h"], ["i"]]
 
 
 def test_results_do_not_depend_on_the_number_of_actors(recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray):
@@ -73,6 +75,18 @@ def test_results_do_not_depend_on_the_number_of_actors(recipe, folder_pairs, bun
     assert one["metrics"] == two["metrics"]
     for path in (outs[0] / "restored" / "model").iterdir():
         assert path.read_bytes() == (outs[1] / "restored" / "model" / path.name).read_bytes()
+
+
+def test_another_cut_into_shards_is_another_evaluation(recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray):
+    """Rows are kept by shard: those of four images would else stand for a shard of sixteen."""
+    evaluate(recipe, bundle, folder_pairs, tmp_path)
+    larger = load_recipe("realsr_x4", ["evaluation.metrics=[psnr_y,ssim_y]", "evaluation.images_per_shard=16"])
+    with pytest.raises(UsageError, match=r"holds another evaluation \(images_per_shard: 4 -> 9\)"):
+        evaluate(larger, bundle, folder_pairs, tmp_path)
+    rows = tmp_path / "rows" / "000002.parquet"
+    rows.write_bytes((tmp_path / "rows" / "000001.parquet").read_bytes())
+    with pytest.raises(JobError, match=r"tell of 8 images in 12 rows, the test set holds 9; .* a new --out"):
+        evaluate(recipe, bundle, folder_pairs, tmp_path)
 
 
 def test_noise_differs_between_images_and_seeds():
@@ -124,7 +138,7 @@ def test_a_version_is_on_record_and_an_evaluation_goes_on(
     assert len(client().search_runs([client().get_run(run_id).info.experiment_id], "tags.kind = 'evaluation'")) == 1
 
     other_seed = load_recipe("realsr_x4", [*QUICK, "evaluation.seed=1"])
-    with pytest.raises(UsageError, match=r"holds another evaluation \(protocol.seed: 0 -> 1\)"):
+    with pytest.raises(UsageError, match=r"holds another evaluation \(.*protocol.seed: 0 -> 1\)"):
         evaluate(other_seed, f"models:/tiny/{version}", folder_pairs, out)
 
 

@@ -81,6 +81,15 @@ def test_a_set_in_which_nothing_can_be_measured_fails(recipe, bundle, tmp_path, 
         evaluate(recipe, bundle, tmp_path / "set", tmp_path / "out")
 
 
+def test_images_too_small_for_the_ranking_metric_are_said_to_be(bundle, tmp_path, mlflow_store, local_ray):
+    for name, side in (("hq", 16), ("lq", 4)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (side, side), "teal").save(tmp_path / "set" / name / "a.png")
+    recipe = load_recipe("realsr_x4", ["evaluation.metrics=[psnr_y,lpips_alex]"])
+    with pytest.raises(JobError, match="LPIPS-alex has no value for any of them, are they too small for it"):
+        evaluate(recipe, bundle, tmp_path / "set", tmp_path / "out")
+
+
 def test_what_was_measured_survives_a_tracking_server_that_is_down(
     recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray, monkeypatch
 ):

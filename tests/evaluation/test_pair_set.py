@@ -45,6 +45,14 @@ def test_lq_names_may_end_in_the_scale(folder_pairs, tmp_path):
     assert {pair.error for pair in wrong} == {f"there is no {side} image of this name" for side in ("HQ", "LQ")}
 
 
+def test_names_of_both_sides_may_have_markers(folder_pairs, tmp_path):
+    for side, marker in (("hq", "_HR"), ("lq", "_LR4")):
+        (tmp_path / side).mkdir()
+        for path in (folder_pairs / side).iterdir():
+            shutil.copy(path, tmp_path / side / f"{path.stem}{marker}.png")
+    assert open_pairs(str(tmp_path), scale=4).digest == open_pairs(str(folder_pairs)).digest
+
+
 def test_a_name_that_ends_in_the_scale_itself_stays(tmp_path):
     for folder, side in (("hq", 32), ("lq", 8)):
         (tmp_path / folder).mkdir()

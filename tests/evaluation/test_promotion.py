@@ -1,5 +1,8 @@
 """Gates, promotion and rollback against a real MLflow store (SQLite)."""
 
+import contextlib
+import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -9,13 +12,15 @@ from mlflow import MlflowClient
 from evaluation import promotion as promotion_module
 from evaluation import promotion_lock
 from evaluation.config import EvaluationConfig, PromotionConfig
-from evaluation.gates import check_gates, passed
+from evaluation.gates import Reference, check_gates, passed
 from evaluation.promotion import promote, roll_back
 from evaluation.promotion_lock import lock_name
-from evaluation.registry import EVALUATION_TAG, alias_of, champion_of, client, set_version_tags, version_tags
+from evaluation.registry import EVALUATION_TAG, alias_of, champion_of, client, version_tags
 from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from tests.evaluation.logged import CONFIG, NAME, log_version, make_rows, make_summary, new_version
+
+GATES = ["promotion.min_images=5", "promotion.max_runtime_ratio=null", "evaluation.metrics=[psnr_y,ssim_y]"]
 
 
 def gates_of(rows, **promotion):
@@ -32,8 +37,9 @@ def test_gate_compares_the_low_end_with_the_bound(gain, margin, expected):
 
 def test_a_better_mean_is_not_enough_when_the_interval_holds_zero():
     rows = make_rows({"bicubic": 0.0, "model": 0.02})
-    strict = gates_of(rows, gates=[{"metric": "psnr_y"}])[-1]
-    lenient = gates_of(rows, gates=[{"metric": "psnr_y", "min_improvement": -9, "bound": "mean"}])[-1]
+    strict, lenient = (
+        gates_of(rows, gates=[{"metric": "psnr_y", "bound": bound}])[-1] for bound in ("interval", "mean")
+    )
     assert (strict.passed, lenient.passed) == (False, True)
 
 
@@ -45,6 +51,28 @@ def test_few_failed_or_unmeasured_images_refuse():
     assert not results["failed images"].passed
     assert results["LPIPS-alex improvement over bicubic"].measured == "not measured"
     assert not results["LPIPS-alex improvement over bicubic"].passed
+
+
+def test_images_without_a_value_do_not_drop_out_in_favour_of_the_model():
+    rows = make_rows({"bicubic": 0.0, "model": 1.0}, num_images=30)
+    of_model = rows.index[rows["method"] == "model"]
+    rows.loc[of_model[2:], "ssim_y"] = None
+    ssim = gates_of(rows, gates=[{"metric": "ssim_y"}])[-1]
+    assert (ssim.passed, ssim.measured) == (False, "no value for 28 images that bicubic has one for")
+    rows.loc[rows["key"].isin(rows["key"][of_model[2:]]), "ssim_y"] = None  # bicubic has none either
+    ssim = gates_of(rows, gates=[{"metric": "ssim_y"}])[-1]
+    assert (ssim.passed, ssim.measured) == (False, "measured on 2 images")
+    assert ssim.required.endswith("on >= 10")
+
+
+def test_a_champion_that_was_not_timed_is_no_refusal():
+    rows = make_rows({"bicubic": 0.0, "model": 1.0})
+    config = PromotionConfig.model_validate({"min_images": 10, "gates": [{"metric": "psnr_y"}], "max_runtime_ratio": 2})
+    champion = Reference("champion v1", rows[rows["method"] == "model"], None)
+    with pytest.raises(UsageError, match=r"champion v1 was not timed beside this version; run .* with a new --out"):
+        check_gates(config, CONFIG, make_summary(rows, "2"), rows, champion)
+    timed = dataclasses.replace(champion, seconds_per_megapixel=1000.0)
+    assert check_gates(config, CONFIG, make_summary(rows, "2"), rows, timed)[-1].passed
 
 
 def test_unknown_metric_in_a_gate_names_the_valid_ones():
@@ -131,15 +159,18 @@ def test_two_promotions_at_once_one_is_told(recipe, tmp_path, mlflow_store, monk
     assert not client().search_registered_models(f"name='{lock_name(NAME)}'"), "the lock is let go"
 
 
-def test_who_holds_the_lock_is_said(recipe, tmp_path, mlflow_store, monkeypatch):
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(recipe, tmp_path, mlflow_store, monkeypatch, capsys):
     version = log_version(recipe, tmp_path, gain=1.0)
-    monkeypatch.setattr(promotion_lock, "WAIT_SECONDS", 0.1)
-    client().create_registered_model(lock_name(NAME), tags={"lock.holder": "ann on host7 (process 12)"})
-    with pytest.raises(JobError, match=r"by ann on host7 \(process 12\) since just now; run the same"):
-        promote(recipe, NAME, version)
+    client().create_registered_model(lock_name(NAME), tags={"lock.holder": "ann on host7, process 12"})
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion_lock, "GIVE_UP_SECONDS", 0.1)
+        with pytest.raises(JobError, match=r"by ann on host7, process 12; run the same"):
+            promote(recipe, NAME, version)
     assert champion_of(NAME) is None
-    client().delete_registered_model(lock_name(NAME))
+    monkeypatch.setattr(promotion_lock, "STALE_SECONDS", 0.3)
     assert promote(recipe, NAME, version).promoted
+    assert "took over the lock of ann on host7, process 12" in capsys.readouterr().err
+    assert [model.name for model in client().search_registered_models()] == [NAME]
 
 
 def test_an_alias_moved_by_hand_the_same_moment_is_told(recipe, tmp_path, mlflow_store, monkeypatch):
@@ -155,33 +186,78 @@ def test_an_alias_moved_by_hand_the_same_moment_is_told(recipe, tmp_path, mlflow
         promote(recipe, NAME, mine)
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3])
-def test_a_killed_promotion_completes_when_run_again(killed_at, recipe, tmp_path, mlflow_store, monkeypatch):
-    """Stopped before the first alias moves, between both, and before the status: the second run makes all the same."""
+class Killed(BaseException):
+    """Stands for SIGKILL: here it passes through every write, those that tidy up among them."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """Gives a context in which the n-th write to the registry, and every later one, is not made any more."""
+    names = [name for name in vars(MlflowClient) if name.startswith(("set_", "delete_", "create_"))]
+    real = {name: getattr(MlflowClient, name) for name in names}
+
+    @contextlib.contextmanager
+    def dying(number):
+        writes = itertools.count(1)
+
+        def guarded(name):
+            def write(*arguments, **options):
+                if next(writes) >= number:
+                    raise Killed
+                return real[name](*arguments, **options)
+
+            return write
+
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(MlflowClient, name, guarded(name))
+            patch.setattr(promotion_lock, "STALE_SECONDS", 0.3)
+            yield
+
+    monkeypatch.setattr(promotion_lock, "STALE_SECONDS", 0.3)
+    return dying
+
+
+# Of a promotion: the lock, eight tags of the record, what will change, both aliases, the status and so on.
+@pytest.mark.parametrize("number", [2, 11, 12, 13, 14, 15])
+def test_a_killed_promotion_completes_when_run_again(number, killed_at, recipe, tmp_path, mlflow_store):
     first, second = log_version(recipe, tmp_path, gain=0.5), log_version(recipe, tmp_path, gain=2.0)
     promote(recipe, NAME, first)
-    writes = []
-
-    def dying(write):
-        def call(*arguments):
-            writes.append(write)
-            if len(writes) == killed_at + 1:
-                raise KeyboardInterrupt
-            return write(*arguments)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_registered_model_alias", dying(MlflowClient.set_registered_model_alias))
-        patch.setattr(promotion_module, "set_version_tags", dying(set_version_tags))
-        with pytest.raises(KeyboardInterrupt):
-            promote(recipe, NAME, second, reason="better")
+    with killed_at(number), pytest.raises(Killed):
+        promote(recipe, NAME, second, reason="better")
     promote(recipe, NAME, second, reason="better")
     assert (champion_of(NAME), alias_of(NAME, "previous")) == (second, first)
     tags = version_tags(NAME, second)
     assert (tags["promotion.status"], tags["promotion.replaced"]) == ("promoted", first)
     assert tags["promotion.reason"] == "better"
+    assert [model.name for model in client().search_registered_models()] == [NAME], "no lock is left"
     assert roll_back(NAME) == (second, first)
+
+
+@pytest.mark.parametrize("number", [2, 6, 8, 10, 11])
+def test_a_killed_rollback_completes_when_run_again_and_goes_no_further(
+    number, killed_at, recipe, tmp_path, mlflow_store
+):
+    first, second, third = (log_version(recipe, tmp_path, gain=gain) for gain in (0.5, 2.0, 4.0))
+    for version in (first, second, third):
+        promote(recipe, NAME, version)
+    with killed_at(number), pytest.raises(Killed):
+        roll_back(NAME, reason="it flickers")
+    assert roll_back(NAME, reason="it flickers") == (third, second)
+    assert (champion_of(NAME), alias_of(NAME, "previous")) == (second, first)
+    assert version_tags(NAME, third)["promotion.status"] == "rolled back"
+
+
+def test_rolling_back_goes_through_all_champions_also_one_that_was_it_twice(recipe, tmp_path, mlflow_store):
+    first, second = log_version(recipe, tmp_path, gain=0.5), log_version(recipe, tmp_path, gain=0.5)
+    equal = load_recipe("realsr_x4", [*GATES, "promotion.gates=[{metric: psnr_y, min_improvement: -99}]"])
+    for version in (first, second, f"0{first}"):
+        assert promote(equal, NAME, version).promoted
+    assert (champion_of(NAME), alias_of(NAME, "previous")) == (first, second)
+    assert roll_back(NAME) == (first, second)
+    assert roll_back(NAME) == (second, first)
+    with pytest.raises(UsageError, match="nothing to roll back to"):
+        roll_back(NAME)
 
 
 def test_what_is_missing_is_one_clear_line(recipe, tmp_path, mlflow_store):

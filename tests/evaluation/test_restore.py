@@ -6,12 +6,16 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from evaluation.image_output import write_image
 from evaluation.restoration import RestoreOptions, restore
 from evaluation.restore_plan import plan_jobs
-from infra.errors import UsageError
+from infra import storage
+from infra.errors import JobError, UsageError
 from resshift import Restorer
+from resshift.image_files import LoadedImage
 from tests.evaluation.conftest import tiny_restorer
 
 
@@ -99,6 +103,16 @@ def test_formats(kind, mode, pixels, bundle, tmp_path):
         restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path), options=RestoreOptions(format="bmp"))
 
 
+@pytest.mark.parametrize(("kind", "limit"), [("jpeg", 65500), ("webp", 16383)])
+def test_what_a_format_cannot_hold_is_said_before_the_work(kind, limit, tmp_path):
+    like = LoadedImage(np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(ValueError, match=f"{limit + 1}x10 pixels do not go into a {kind} file, .* use --format png"):
+        write_image(tmp_path / "image", iter(()), (10, limit + 1), like, kind)
+    row = np.zeros((10, limit, 3), np.uint8)
+    write_image(tmp_path / "image", [row], (10, limit), like, kind)
+    assert restored(tmp_path / "image").size == (limit, 10)
+
+
 def test_results_depend_on_the_seed_alone(pixels, bundle, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     results = []
@@ -161,6 +175,30 @@ def test_inputs_and_each_other_are_never_overwritten(tmp_path):
         plan_jobs([str(tmp_path / "a.png"), str(tmp_path / "b" / "a.png")], str(tmp_path / "out"))
     with pytest.raises(UsageError, match="is an input; choose another --out"):
         plan_jobs([str(tmp_path / "a.png")], str(tmp_path))
+    with pytest.raises(UsageError, match="is an input; choose another --out"):
+        plan_jobs([f"file://{tmp_path}/a.png"], str(tmp_path))
+    with pytest.raises(UsageError, match="is a mask; choose another --out"):
+        plan_jobs([str(tmp_path / "a.png")], str(tmp_path / "b"), mask=str(tmp_path / "b" / "a.png"))
+    with pytest.raises(UsageError, match=r"is the folder of the inputs; choose another --out"):
+        plan_jobs([str(tmp_path / "b")], str(tmp_path / "b"))
+
+
+def test_on_s3_neither(s3):
+    storage.write_bytes(f"{s3}/photos/a.png", b"")
+    with pytest.raises(UsageError, match="is the folder of the inputs"):
+        plan_jobs([f"{s3}/photos"], f"{s3}/photos/")
+    with pytest.raises(UsageError, match="is an input; choose another --out"):
+        plan_jobs([f"{s3}/photos/a.png"], f"{s3}/photos")
+
+
+@pytest.mark.parametrize("pattern", ["in", "in/**/*.png"])
+def test_results_within_the_folder_of_the_inputs_are_no_inputs(pattern, tmp_path):
+    out = tmp_path / "in" / "restored"
+    out.mkdir(parents=True)
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    first, _ = plan_jobs([str(tmp_path / pattern)], str(out))
+    (out / "a.png").write_bytes(b"")
+    assert plan_jobs([str(tmp_path / pattern)], str(out))[0] == first
 
 
 def test_inpainting_fills_the_mask_and_touches_nothing_else(pixels, tmp_path):
@@ -186,6 +224,17 @@ def test_inpainting_fills_the_mask_and_touches_nothing_else(pixels, tmp_path):
         str(tmp_path / "model"), [str(tmp_path / "a.png")], str(tmp_path / "out3"), str(tmp_path / "small.png")
     )
     assert "the mask is 14x4 and the image 14x20 pixels" in small.failed[0]
+
+
+def test_too_little_gpu_memory_is_one_clear_line(pixels, bundle, tmp_path, monkeypatch):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Restorer, "restore_rows", full)
+    with pytest.raises(JobError, match=r"a.png: the GPU's memory does not hold 1 tiles of 512 pixels; lower --batch"):
+        restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
 
 
 def test_wrong_usage_is_one_clear_line(pixels, bundle, tmp_path, mlflow_store):

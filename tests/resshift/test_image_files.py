@@ -5,6 +5,7 @@ import io
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from resshift.image_files import LoadedImage, decode, decode_mask, decode_rgb, encode_png, write_png
@@ -82,6 +83,31 @@ def test_every_exif_orientation_is_turned_upright(orientation, deep, rng):
         data = png[:33] + chunk + png[33:]  # behind the header
         expected = expected.astype(np.uint16) * 257
     np.testing.assert_array_equal(decode(data).rgb, expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_which_readers_turn_by_themselves_are_turned_once(orientation, dtype, rng):
+    stored = random_image(rng, dtype, size=(5, 8)).rgb
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    tifffile.imwrite(buffer, stored, photometric="rgb", extratags=[(0x0112, 3, 1, orientation, True)])
+    of_png = io.BytesIO()  # Pillow's own turning of the same samples, which it has for 8 bits alone
+    Image.fromarray((stored >> 8 if dtype == np.uint16 else stored).astype(np.uint8)).save(of_png, "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(of_png)))
+    found = decode(buffer.getvalue()).rgb
+    np.testing.assert_array_equal(found >> 8 if dtype == np.uint16 else found, expected)
+
+
+@pytest.mark.parametrize(("dtype", "at", "value"), [(np.uint8, 8, 7), (np.uint8, 72, 2), (np.uint16, 32, 16)])
+def test_a_tiff_with_damaged_tags_is_damaged(dtype, at, value):
+    """Pillow says it with a TypeError and OpenCV with one of its own."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((5, 8, 3), dtype), photometric="rgb", metadata=None)
+    data = bytearray(buffer.getvalue())
+    data[at] = value
+    with pytest.raises(ValueError, match="is damaged or cut off"):
+        decode(bytes(data))
 
 
 def test_sixteen_bits_are_scaled_not_clipped_where_eight_are_asked_for(rng):
