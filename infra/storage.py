@@ -67,6 +67,11 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/") or "/", *parts]) if is_s3(url) else str(Path(_path(url), *parts))
 
 
+def absolute(url: str) -> str:
+    """The same place for a process that stands in another folder, as Ray's workers do; s3:// URLs as they are."""
+    return url if is_s3(url) else str(_path(url).absolute())
+
+
 def exists(url: str) -> bool:
     """True if a file stands at `url`, or (local) a folder, or (s3) anything under the prefix."""
     if not is_s3(url):

@@ -47,7 +47,7 @@ def local_autoencoder(config: AutoencoderConfig, cache: Path) -> Path:
         raise UsageError(f"autoencoder.weights '{config.weights}': no autoencoder.json there; give the --out of "
                          "training/train_autoencoder.py")  # fmt: skip
     if not storage.is_s3(config.weights):
-        return Path(config.weights)
+        return Path(storage.absolute(config.weights))
     for name in AUTOENCODER_FILES:  # beside them lie the checkpoints of their training
         storage.download(storage.join(config.weights, name), cache / name)
     return cache

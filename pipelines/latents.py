@@ -8,6 +8,7 @@ every GPU or CPU core (pipelines.latents_encoder). A bounded number of batches w
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,11 @@ def _make_shards(
 ) -> float:
     """Make the shards of `todo`, enter their records into `done`; returns how busy the encoders were, 0 to 1."""
     with cluster(workers) as ray_cluster:
+        out = storage.absolute(out)
         encoders = _encoders(ray_cluster, config, storage.join(out, AUTOENCODER_FOLDER), len(todo))
         # The stage that sets the pace owns the cores: beside GPUs these tasks, without them the encoders.
         task = ray.remote(num_cpus=1 if ray_cluster.num_gpus else 0, max_retries=3)(make_latent_shard)
-        pairs = ray.put(dataset)
+        pairs = ray.put(replace(dataset, url=storage.absolute(dataset.url)))
         already = sum(record.num_samples for record in done.values())
         with progress("latents", total=dataset.num_samples, unit="pairs", initial=already) as bar:
             for record in run_bounded(
@@ -110,7 +112,7 @@ def _dry_run(
     )
     assert config.weights is not None, "checked when they were fetched"
     with cluster(workers) as ray_cluster:
-        (actor,) = _encoders(ray_cluster, config, config.weights, most=1)
+        (actor,) = _encoders(ray_cluster, config, storage.absolute(config.weights), most=1)
         probe = probe_latents(dataset, config.batch_size, actor)
         ray.kill(actor)
         workers = workers or ray_cluster.num_workers

@@ -5,6 +5,7 @@ A shard is made by one Ray task, start to end, and its bytes depend on the plan 
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import ray
@@ -72,7 +73,7 @@ def _make_shards(planned: PlannedDataset, todo: list[int], done: Done, workers: 
     if not todo or _too_many_rejects(plan, done):
         return
     with cluster(workers) as ray_cluster:
-        plan_ref = ray.put(plan)
+        plan_ref = ray.put(replace(plan, url=storage.absolute(plan.url)))
         finished = run_bounded(
             lambda job: _make_pair_shard.remote(plan_ref, *job), jobs(), at_once=ray_cluster.num_workers
         )

@@ -66,7 +66,10 @@ class Spans:
 
 @dataclass(frozen=True)
 class Source:
-    """A listed source; image i is `names[i]`, below `folder` unless it is a whole URL."""
+    """A listed source; image i is `names[i]`, below `folder` unless it is a whole URL.
+
+    Folders and tars are absolute, for workers that stand elsewhere; names and digest are the same wherever one stands.
+    """
 
     uri: str
     digest: str
@@ -189,7 +192,7 @@ def _folder(uri: str) -> Source:
         raise UsageError(
             f"source '{uri}': holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}, or in .tar"
         )
-    return Source(uri, names.digest, images, uri)
+    return Source(uri, names.digest, images, storage.absolute(uri))
 
 
 def _list(uri: str) -> Source:
@@ -207,7 +210,7 @@ def _list(uri: str) -> Source:
         raise UsageError(f"source '{uri}': names images and {tars} tars; make two lists of it")
     for scheme in pc.unique(pc.extract_regex(images, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
         storage.is_s3(scheme or "")  # raises UsageError for a scheme that is not supported
-    return Source(uri, names.digest, images, folder, _repeated(images))
+    return Source(uri, names.digest, images, storage.absolute(folder), _repeated(images))
 
 
 def _repeated(names: pa.LargeStringArray) -> dict[int, Fault]:
@@ -238,7 +241,7 @@ def _tars(uri: str, urls: list[str]) -> Source:
     if not spans[0]:
         raise UsageError(f"source '{uri}': its {len(urls)} tars hold no image ({', '.join(IMAGE_SUFFIXES)})")
     columns = [np.frombuffer(column, np.int64) for column in spans]
-    return Source(uri, names.digest, names.array(), "", faults, Spans(tuple(urls), *columns))
+    return Source(uri, names.digest, names.array(), "", faults, Spans(tuple(map(storage.absolute, urls)), *columns))
 
 
 def _shared_folder(urls: list[str]) -> int:

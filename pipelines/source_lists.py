@@ -34,9 +34,8 @@ def _read_text(uri: str) -> Iterator[str]:
 def _read_parquet(uri: str) -> Iterator[str]:
     """The column `uri`, or the first one that holds strings."""
     with tempfile.TemporaryDirectory(prefix="list-") as folder:
-        path = Path(uri.removeprefix("file://"))
+        path = Path(folder, "list.parquet") if storage.is_s3(uri) else Path(storage.absolute(uri))
         if storage.is_s3(uri):
-            path = Path(folder, "list.parquet")
             storage.download(uri, path)
         try:
             with pq.ParquetFile(path) as file:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from degradations.paired import unmarked
+from infra import storage
 from infra.errors import UsageError
 from pipelines.source import CHUNK, Fault, Source, list_images
 
@@ -41,7 +42,7 @@ def match_lq(hq: Source, lq_dir: str) -> Source:
             faults[int(i)] = Fault("duplicate_key", f"several {side} images have this name, but for its ending")
     digest = hashlib.sha256(f"{hq.digest} {lq.digest}".encode()).hexdigest()
     lq_names = lq.names.take(pa.array(found, mask=found < 0))
-    return replace(hq, digest=digest, faults=faults, lq_names=lq_names, lq_folder=lq_dir)
+    return replace(hq, digest=digest, faults=faults, lq_names=lq_names, lq_folder=storage.absolute(lq_dir))
 
 
 def _matched(hq: Source, lq: Source, *, bare: bool) -> tuple[np.ndarray, set[int]]:

@@ -81,6 +81,7 @@ def _checked(url: str, records: list[CommitRecord], workers: int | None) -> Any:
         return
     with cluster(workers) as ray_cluster:
         task = ray.remote(num_cpus=1, max_retries=3)(check_shard)
+        url = storage.absolute(url)
         yield from run_bounded(lambda record: task.remote(url, record), records, at_once=ray_cluster.num_workers)
 
 

@@ -91,6 +91,18 @@ def test_bytes_do_not_depend_on_the_number_of_encoders(stages, tmp_path, workers
     assert shard_digests(tmp_path / "out") == shard_digests(folder / "latents")
 
 
+def test_relative_places_mean_what_they_mean_to_the_command(stages, tmp_path, monkeypatch):
+    """Ray's workers stand in another folder than who started this test moves to."""
+    folder, _ = stages
+    for name in ("pairs", "autoencoder"):
+        shutil.copytree(folder / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    near = load_recipe("realsr_x4", [*OVERRIDES, "autoencoder.weights=autoencoder", "autoencoder.precision=float32"])
+    assert "probe: " in make_latents(near, "pairs", "out", workers=1, dry_run=True)
+    assert make_latents(near, "pairs", "out", workers=1).split(";")[0].endswith("(3 made now) -> out")
+    assert shard_digests("out") == shard_digests(folder / "latents")
+
+
 def test_pictures_and_records_are_those_of_the_pairs_byte_for_byte(stages):
     folder, _ = stages
     pairs, latents = open_dataset(str(folder / "pairs")), open_dataset(str(folder / "latents"))

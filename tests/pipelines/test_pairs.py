@@ -75,6 +75,18 @@ def test_the_command_on_s3_gives_the_same_bytes(dataset, photos, s3):
     assert storage.exists(storage.join(out, "preview.png"))
 
 
+def test_relative_places_mean_what_they_mean_to_the_command(dataset, photos, recipe, tmp_path, monkeypatch):
+    """Ray's workers stand in another folder than who started this test moves to."""
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "list.txt").write_text("".join(f"photos/{path.name}\n" for path in sorted(photos.iterdir())))
+    monkeypatch.chdir(tmp_path)
+    assert make_pairs(recipe, "photos", "out").endswith("(3 made now, 0 rejected) -> out")
+    assert shard_digests("out") == shard_digests(dataset)
+    assert json.loads(Path("out/dataset.json").read_text())["source_uri"] == "photos"
+    make_pairs(recipe, "list.txt", "listed")
+    assert open_dataset("listed").num_samples == 9
+
+
 def test_another_seed_gives_other_pairs(dataset, photos, recipe, tmp_path):
     other = load_recipe("realsr_x4", [*SMALL, "shards.seed=8"])
     make_pairs(other, str(photos), str(tmp_path / "out"))

@@ -105,12 +105,13 @@ def test_the_command_prints_each_fault_and_fails(dataset):
     assert done.stderr.splitlines()[-1].startswith(f"error: {dataset}: 2 faults found")
 
 
-def test_many_shards_are_checked_by_workers(photos, tmp_path, local_ray):
+def test_many_shards_are_checked_by_workers(photos, tmp_path, local_ray, monkeypatch):
     url = str(tmp_path / "out")
     make_pairs(load_recipe("realsr_x4", [*SMALL, "shards.samples_per_shard=1", "shards.variants=6"]), str(photos), url)
     tar = tmp_path / "out" / "shards" / "000011.tar"
     tar.write_bytes(tar.read_bytes()[:-1024])
-    findings = verify(url, workers=2)
+    monkeypatch.chdir(tmp_path)  # where no worker stands
+    findings = verify("out", workers=2)
     assert (findings.num_shards, findings.num_samples, len(findings.faults)) == (18, 17, 1)
     assert findings.faults[0].startswith("shard 11: ")
 
