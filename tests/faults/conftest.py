@@ -18,6 +18,8 @@ PLAN = [
     *("--recipe", "realsr_x4", "shards.hq_size=64", "shards.samples_per_shard=40", "shards.variants=60"),
     *("shards.max_reject_rate=0.5", "shards.seed=7"),
 ]
+HEARS_CTRL_C = ["env", "--default-signal=INT"]
+"""Before a command: a shell that runs tests in the background has it ignore Ctrl-C, and its children inherit that."""
 NUM_SHARDS = 12  # 8 photos x 60 variants / 40
 
 

@@ -14,7 +14,16 @@ from infra import storage, storage_s3
 from infra.servers import s3_ports, s3_server
 from pipelines.dataset import iter_shard, open_dataset
 from pipelines.verification import verify
-from tests.faults.conftest import NUM_SHARDS, digests, environment, kill_a_worker, make_pairs_command, run, wait_for
+from tests.faults.conftest import (
+    HEARS_CTRL_C,
+    NUM_SHARDS,
+    digests,
+    environment,
+    kill_a_worker,
+    make_pairs_command,
+    run,
+    wait_for,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -124,7 +133,7 @@ def test_two_jobs_on_one_output(eight_photos, undisturbed, s3, s3_server):
 
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(eight_photos, tmp_path):
     out = tmp_path / "out"
-    job = start(make_pairs_command(eight_photos, out, "--workers", "2"))
+    job = start([*HEARS_CTRL_C, *make_pairs_command(eight_photos, out, "--workers", "2")])
     wait_for(lambda: len(committed(out)) >= 1, job)
     os.kill(job.pid, signal.SIGINT)
     _, complained = job.communicate(timeout=60)

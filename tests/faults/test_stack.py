@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tests.faults.conftest import ROOT, environment
+from tests.faults.conftest import HEARS_CTRL_C, ROOT, environment
 
 pytestmark = pytest.mark.faults
 USE = """
@@ -26,24 +26,27 @@ with mlflow.start_run():
 def test_start_use_stop_and_go_on(tmp_path):
     seen = []
     for _ in range(2):
-        command = [sys.executable, "-m", "infra.stack", "--folder", str(tmp_path / "stack"), "--no-ray"]
+        command = [*HEARS_CTRL_C, sys.executable, "-m", "infra.stack", "--folder", str(tmp_path / "stack"), "--no-ray"]
         log = tmp_path / "log"
         with log.open("wb") as output:
             stack = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=output, stderr=output)
-        deadline = time.monotonic() + 90
-        while "Ctrl-C stops" not in log.read_text():
-            assert stack.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        started = psutil.Process(stack.pid).children(recursive=True)
-        shell = f'. {tmp_path}/stack/environment && exec "{sys.executable}" -c "$1"'
-        done = subprocess.run(
-            ["sh", "-c", shell, "sh", USE], env=environment(), capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr
-        seen.append(done.stdout.splitlines()[0])
-        os.kill(stack.pid, signal.SIGINT)
-        assert stack.wait(timeout=60) == 0
-        assert "the data stays" in log.read_text()
-        assert not [process for process in started if process.is_running()]
+        try:
+            deadline = time.monotonic() + 180
+            while "Ctrl-C stops" not in log.read_text():
+                assert stack.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            started = psutil.Process(stack.pid).children(recursive=True)
+            shell = f'. {tmp_path}/stack/environment && exec "{sys.executable}" -c "$1"'
+            done = subprocess.run(
+                ["sh", "-c", shell, "sh", USE], env=environment(), capture_output=True, text=True, check=False, cwd=ROOT
+            )
+            assert done.returncode == 0, done.stderr
+            seen.append(done.stdout.splitlines()[0])
+            os.kill(stack.pid, signal.SIGINT)
+            assert stack.wait(timeout=60) == 0
+            assert "the data stays" in log.read_text()
+            assert not [process for process in started if process.is_running()]
+        finally:
+            stack.terminate()
     assert seen == ["False", "True"]
