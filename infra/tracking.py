@@ -4,7 +4,7 @@ import getpass
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import logging
 
 import mlflow
 import requests
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
 
 from infra.errors import JobError
@@ -27,6 +29,8 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 ANSWER_SECONDS = 3.0  # for a server to answer the first request of a process
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+TRACKING_FAILURES = (MlflowException, requests.RequestException, Boto3Error, BotoCoreError, ClientError)
+"""What MLflow's client raises when the server, or the storage of its artifacts, is away or refuses."""
 
 
 def tracking_uri() -> str:
@@ -57,15 +61,24 @@ def connect() -> None:
 def _require_answer(uri: str) -> None:
     """Knock once per process: a dead server is found in seconds, while later requests wait out a restart."""
     deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
-        try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)  # any answer will do
-            return
-        except requests.RequestException as error:
-            if time.monotonic() > deadline:
-                reason = "no answer" if isinstance(error, requests.Timeout) else "nobody listens there"
-                raise JobError(f"MLflow at {uri}: {reason}; check MLFLOW_TRACKING_URI and the server") from error
-            time.sleep(0.5)
+    while (reason := why_away(uri)) is not None:
+        if time.monotonic() > deadline:
+            raise JobError(f"MLflow at {reason}; check MLFLOW_TRACKING_URI and the server")
+        time.sleep(0.5)
+
+
+def why_away(uri: str | None = None) -> str | None:
+    """Why no server answers at `uri` (default: `tracking_uri()`) right now; None if one does, or none is needed."""
+    uri = uri or tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return None
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)  # any answer will do
+    except requests.Timeout:
+        return f"{uri}: no answer"
+    except requests.RequestException:
+        return f"{uri}: nobody listens there"
+    return None
 
 
 @contextmanager
@@ -73,17 +86,22 @@ def tracking_errors() -> Iterator[None]:
     """Turn a tracking server that cannot be reached or refuses into one clear JobError."""
     try:
         yield
-    except MlflowException as error:
-        text = str(error).splitlines()[0]
-        raise JobError(f"MLflow at {tracking_uri()}: {text[:300]}; check MLFLOW_TRACKING_URI and the server") from error
+    except TRACKING_FAILURES as error:
+        raise JobError(f"MLflow at {reason_of(error)}; check MLFLOW_TRACKING_URI and the server") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Where MLflow is and what it said, in one line."""
+    return f"{tracking_uri()}: {(str(error) or type(error).__name__).splitlines()[0][:300]}"
 
 
 @contextmanager
 def start_run(
     experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Iterator[mlflow.ActiveRun]:
-    """Open a run in an experiment, or reopen `run_id` after a resume. Raises JobError if the server is unreachable.
+    """Open a run in an experiment, or reopen `run_id` after a resume; it ends with the context.
 
+    Raises JobError if the server is unreachable. What was raised inside goes before what the server says at the end.
     Artifacts of a local SQLite store stand in `mlartifacts/` beside the database file.
     """
     connect()
@@ -93,8 +111,30 @@ def start_run(
         mlflow.set_experiment(experiment)
         run = mlflow.start_run(run_id=run_id, run_name=None if run_id else run_name)
         mlflow.set_tags({"code.version": code_version(), **(tags or {})})
-    with run:
+    try:
         yield run
+    except BaseException:
+        with suppress(*TRACKING_FAILURES), _impatient():
+            mlflow.end_run("FAILED")
+        raise
+    with tracking_errors():
+        mlflow.end_run()
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Requests inside are made once and wait for seconds only: the process is about to leave, server or not."""
+    hasty = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(ANSWER_SECONDS))}
+    before = {name: os.environ.get(name) for name in hasty}
+    os.environ.update(hasty)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _artifact_location(experiment: str) -> str | None:

@@ -39,6 +39,7 @@ def run_autoencoder_training(recipe: Recipe, data: str, out: str, dry_run: bool 
         if not processes.is_main:
             return ""
         _export(vqgan, out)
+        tracker.deliver()
         storage.write_json(location, _identity(task))
     return f"trained: {storage.join(out, AUTOENCODER_JSON)} (latent_scale {vqgan.latent_scale:.4g})"
 

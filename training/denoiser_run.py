@@ -67,8 +67,9 @@ def _registered(task: DenoiserTask, out: str) -> dict[str, Any] | None:
 
 
 def _export(task: DenoiserTask, denoiser: SwinUNet, out: str, tracker: Tracker) -> str:
-    """Write OUT/model, register it, and note the version in OUT/registered.json."""
+    """Write OUT/model, register it, and note the version in OUT/registered.json. Raises JobError if MLflow is away."""
     assert tracker.run_id is not None, "the main process has a run"
+    tracker.deliver()
     bundle = storage.join(out, MODEL_FOLDER)
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         folder = Path(scratch, MODEL_FOLDER)
