@@ -83,9 +83,11 @@ class S3Reader(io.RawIOBase):
     def __init__(self, url: str, start: int = 0, size: int | None = None) -> None:
         """From byte `start`, at most `size` bytes; by default the whole object."""
         self.url, self.offset = url, start
+        bucket, key = bucket_and_key(url)
+        if not key:
+            raise IsADirectoryError(errno.EISDIR, "is a bucket, not an object in one", url)
         wanted = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
         with s3_errors(url):
-            bucket, key = bucket_and_key(url)
             answer = client(url).get_object(Bucket=bucket, Key=key, **wanted)
         self.body, self.etag, self.end = answer["Body"], answer["ETag"], start + int(answer["ContentLength"])
 

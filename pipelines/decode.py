@@ -6,6 +6,7 @@ rounded to 8, of several pages or frames the first one counts. Colour profiles a
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Callable
 
@@ -30,6 +31,9 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 SAMPLES_PER_PIXEL = 277  # TIFF tag
 BITS_PER_SAMPLE = 258
 EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+
+DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, cv2.error)
+"""What the decoders raise for files that are damaged in odd ways: a header may say anything."""
 
 
 class Rejected(ValueError):
@@ -60,8 +64,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
         raise Rejected("too_large", str(error)) from error
     except Rejected:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow raises SyntaxError and ValueError, too, for files that are damaged in odd ways.
+    except DAMAGE as error:
         raise Rejected("unreadable", f"{type(error).__name__}: {error}") from error
     return turn(pixels) if turn and not is_upright else pixels
 

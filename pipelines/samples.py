@@ -1,5 +1,6 @@
 """What a worker does for a shard: read, decode, crop, degrade and encode its samples, one image at a time."""
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,15 @@ import numpy as np
 
 from degradations import Pair, build, paired
 from infra import storage
+from infra.errors import JobError
 from pipelines.decode import Rejected, decode_rgb
 from pipelines.plan import PairPlan
 from pipelines.shard import Reject, encode_json, encode_png, sample_key
 from pipelines.source import SourceImage
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_NO_IMAGE = (errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM)
+"""Errors of one name, which the next one need not have; all others end the job."""
 
 
 @dataclass(frozen=True)
@@ -121,5 +127,9 @@ class PairMaker:
 def _read(image: SourceImage) -> bytes:
     try:
         return storage.read_range(image.url, *image.span) if image.span else storage.read_bytes(image.url)
-    except FileNotFoundError as error:
-        raise Rejected("missing", str(error)) from error
+    except OSError as error:
+        if error.errno not in _NO_FILE + _NO_IMAGE:
+            raise JobError(  # the image may be good
+                f"{image.url}: cannot be read ({error.strerror}); mend the disk or mount and run the same command again"
+            ) from error
+        raise Rejected("missing" if error.errno in _NO_FILE else "unreadable", str(error)) from error

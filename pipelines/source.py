@@ -144,6 +144,8 @@ class _Names:
     def add(self, name: str) -> None:
         if not name.isascii():
             self._encode(name)
+        if "\0" in name:
+            raise UsageError(f"source '{self.uri}': the name {name!a} holds a zero byte; is it a list, saved as UTF-8?")
         self._open.append(name)
         if len(self._open) == CHUNK:
             self._close()
@@ -254,6 +256,8 @@ def _shared_folder(urls: list[str]) -> int:
 def _index(url: str) -> tuple[int, list[TarMember]]:
     try:
         size = storage.size(url)
+        return size, list(index_tar(url, size, IMAGE_SUFFIXES))
     except FileNotFoundError as error:
         raise UsageError(f"source tar '{url}': does not exist; correct its name") from error
-    return size, list(index_tar(url, size, IMAGE_SUFFIXES))
+    except OSError as error:
+        raise UsageError(f"source tar '{url}': cannot be read ({error.strerror}); mend or remove it") from error

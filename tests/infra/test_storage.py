@@ -51,6 +51,7 @@ def test_a_part_of_a_file(root):
     storage.write_bytes(url, b"abcdefghij")
     assert storage.read_range(url, 3, 4) == b"defg"
     assert storage.read_range(url, 8, 4) == b"ij"
+    assert storage.read_range(url, 3, 0) == b""
     with pytest.raises(FileNotFoundError):
         storage.read_range(storage.join(root, "absent"), 0, 4)
 

@@ -176,6 +176,32 @@ def test_a_jpeg_with_damage_inside_is_rejected(photo):
         decode_rgb(bytes(data))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_tiff_whose_tags_are_of_wrong_types_is_no_crash():
+    """Pillow raises TypeError, OverflowError and more for it, OpenCV its own error."""
+    data = tiff(RGB16)
+    (folder,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, folder)
+    rejected = 0
+    for place in range(folder + 4, folder + 4 + 12 * count, 12):
+        for kind in (1, 2, 5, 7, 12, 16):  # byte, text, fraction, bytes, float, whole number of 64 bits
+            try:
+                decode_rgb(data[:place] + struct.pack("<H", kind) + data[place + 2 :])
+            except Rejected:
+                rejected += 1
+    assert rejected > 20
+
+
+@pytest.mark.parametrize("kind", [TypeError("Missing"), struct.error(), OverflowError(), cv2.error()])
+def test_errors_that_decoders_are_known_to_raise(kind, monkeypatch):
+    def fail(*_):
+        raise kind
+
+    monkeypatch.setattr(decode, "_decode", fail)
+    with pytest.raises(Rejected, match="unreadable"):
+        decode_rgb(encoded(RGB, "PNG"))
+
+
 def test_a_file_that_claims_to_be_huge_is_rejected_unread():
     header = struct.pack(">II", 30_000, 30_000)
     data = encoded(RGB, "PNG")

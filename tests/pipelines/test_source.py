@@ -1,6 +1,8 @@
 """Folders, lists and tars: the same photos in a stable order with a digest; what cannot be a source is one line."""
 
+import errno
 import io
+import os
 import re
 import shutil
 import tarfile
@@ -13,6 +15,8 @@ from PIL import Image
 
 from infra import storage
 from infra.errors import JobError, UsageError
+from pipelines.decode import Rejected
+from pipelines.samples import load_photo
 from pipelines.source import list_source
 from tests.pipelines.conftest import planned_samples
 
@@ -130,6 +134,51 @@ def test_a_repeated_uri_is_rejected_once_per_sample(photos, recipe, tmp_path):
     assert {reject.detail for reject in rejects} == {"row 3 repeats row 1 of the list"}
 
 
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_rows_that_name_no_image_are_rejected(place, photos, recipe, tmp_path, request):
+    root = str(tmp_path) if place == "folder" else request.getfixturevalue("s3")
+    storage.upload(photos / "coffee.png", storage.join(root, "folder", "coffee.png"))
+    rows = ["folder/coffee.png", "folder", "gone.png"]
+    if place == "folder":
+        rows += ["folder/coffee.png/below.png", "x" * 300 + ".png"]
+    else:
+        rows.append("s3://tests/")
+    listing = storage.join(root, "list.txt")
+    storage.write_bytes(listing, "\n".join(rows).encode())
+    samples, rejects = planned_samples(recipe, listing)
+    assert {sample["record"]["source"] for sample in samples.values()} == {"folder/coffee.png"}
+    found = {reject.uri: reject.reason for reject in rejects}
+    expected = dict.fromkeys(rows[1:], "missing")
+    expected |= {"folder": "unreadable"} if place == "folder" else {"s3://tests/": "unreadable"}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.EACCES, Rejected), (errno.ELOOP, Rejected), (errno.EIO, JobError), (errno.ESTALE, JobError)],
+)
+def test_an_image_that_may_not_be_read_is_rejected_a_sick_disk_is_not(number, expected, photos, monkeypatch):
+    def fail(url):
+        raise OSError(number, os.strerror(number), url)
+
+    monkeypatch.setattr(storage, "read_bytes", fail)
+    source = list_source(str(photos))
+    with pytest.raises(expected, match=re.escape(os.strerror(number))):
+        load_photo(source.images(np.arange(1))[0], 64, 4)
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_an_empty_image_in_a_tar_is_rejected(place, data, recipe, tmp_path, request):
+    tar = str(write_tar(tmp_path / "x.tar", [("a.png", b""), ("b.png", data["coffee.png"])]))
+    if place == "s3":
+        url = storage.join(request.getfixturevalue("s3"), "x.tar")
+        storage.upload(tmp_path / "x.tar", url)
+        tar = url
+    samples, rejects = planned_samples(recipe, tar)
+    assert len(samples) == 3
+    assert {(reject.uri, reject.reason) for reject in rejects} == {("x.tar/a.png", "unreadable")}
+
+
 @pytest.mark.parametrize("place", ["folder", "brace", "list", "s3"])
 def test_images_in_tars_are_read_by_their_place(place, tars, data, request, tmp_path):
     uri = {"folder": tars, "brace": f"{tars}/{{00..01}}.tar", "list": tmp_path / "tars.txt", "s3": ""}[place]
@@ -214,6 +263,7 @@ def latin_name(path):
         ("list.txt", lambda path: path.write_text("b.tar\n"), "b.tar': does not exist; correct its name"),
         ("list.txt", lambda path: path.write_text("b.tar\nb.tar\n"), "names a tar twice"),
         ("list.txt", lambda path: path.write_bytes(b"ok.png\n\xff\xfe\n"), "line 2: is not UTF-8 text"),
+        ("list.txt", lambda path: path.write_bytes("ok.png\n".encode("utf-16-le")), "holds a zero byte"),
         ("list.parquet", lambda path: path.write_bytes(b"x" * 20), "is not a readable Parquet file"),
         ("list.parquet", bad_parquet, "column 'uri' holds int64; it must hold strings"),
         (
@@ -227,6 +277,7 @@ def latin_name(path):
             "row 1: column 'uri' is",
         ),
         ("x.tar", lambda path: path.write_bytes(b"no tar" * 200), "is damaged or no tar"),
+        ("x.tar", lambda path: path.mkdir(), "x.tar': cannot be read (Is a directory); mend or remove it"),
         ("x.tar", cut_tar, "is damaged or no tar (unexpected end of data); replace it"),
         ("x.tar", lambda path: write_tar(path, [("a.json", b"{}")]), "its 1 tars hold no image"),
         ("{00..01.tar", lambda path: None, "the braces do not match"),
