@@ -90,9 +90,20 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def first_samples(url: str, record: CommitRecord) -> list[dict[str, Any]]:
-    """The samples that stand whole in the first bytes of a shard's tar."""
-    location = tar_url(url, record)
+    """The samples that stand whole in the first bytes of a shard's tar: one at least, however large, if it holds any."""
     size = min(record.bytes, BYTES_SEEN)
+    while not (samples := _whole_samples(url, record, size)) and size < record.bytes:
+        size = min(record.bytes, 2 * size)
+    shown = members_of(("hq", "lq", "mask", "record"))
+    return [
+        decode_sample(url, key, {name: value for name, value in members.items() if name in shown})
+        for key, members in samples.items()
+    ]
+
+
+def _whole_samples(url: str, record: CommitRecord, size: int) -> dict[str, dict[str, bytes]]:
+    """Members, by key, of the samples that lie within the first `size` bytes."""
+    location = tar_url(url, record)
     data = storage.read_range(location, 0, size)
     if len(data) < size:
         raise JobError(f"{location}: has {len(data)} bytes, its record says {record.bytes}; {remedy(url, record)}")
@@ -108,10 +119,6 @@ def first_samples(url: str, record: CommitRecord) -> list[dict[str, Any]]:
     except tarfile.TarError as error:
         if whole:
             raise JobError(f"{location}: damaged ({error}); {remedy(url, record)}") from error
-    if not whole:
+    if samples and not whole:
         samples.popitem()  # the last one may lack some of its members
-    shown = members_of(("hq", "lq", "mask", "record"))
-    return [
-        decode_sample(url, key, {name: value for name, value in members.items() if name in shown})
-        for key, members in samples.items()
-    ]
+    return samples

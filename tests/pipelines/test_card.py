@@ -12,7 +12,7 @@ from infra.recipe import load_recipe
 from pipelines import card_samples
 from pipelines.card import write_card
 from pipelines.card_figures import draw_histograms
-from pipelines.card_samples import Parameter, glimpse, parameters
+from pipelines.card_samples import Parameter, first_samples, glimpse, parameters
 from pipelines.dataset import freeze_plan, iter_shard, open_dataset
 from pipelines.plan import plan_pairs
 from pipelines.samples import pair_samples
@@ -98,6 +98,18 @@ def test_only_the_heads_of_shards_are_read(dataset, monkeypatch):
             np.testing.assert_array_equal(part[sample["key"]]["hq"], sample["hq"])
     monkeypatch.setattr(card_samples, "SHARDS_SEEN", 1)
     assert {sample["key"][:6] for sample in glimpse(dataset)} == {"000000"}
+
+
+@pytest.mark.parametrize("seen", [1, 600, 4000, 20_000])
+def test_a_sample_larger_than_the_head_is_read_all_the_same(seen, dataset, monkeypatch):
+    """As the first sample of 2048x2048 pixels does, which no head of 4 MB holds."""
+    record = next(record for record in dataset.shards if record.num_samples)
+    whole = first_samples(dataset.url, record)
+    monkeypatch.setattr(card_samples, "BYTES_SEEN", seen)
+    part = first_samples(dataset.url, record)
+    assert 0 < len(part) <= len(whole)
+    np.testing.assert_array_equal(part[0]["hq"], whole[0]["hq"])
+    assert part[0].keys() == whole[0].keys()
 
 
 def test_a_damaged_shard_is_not_passed_over(dataset, tmp_path):
