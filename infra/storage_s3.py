@@ -27,6 +27,7 @@ from botocore.exceptions import (
 from infra.errors import JobError, UsageError
 
 PART_BYTES = 8 << 20  # S3 wants at least 5 MiB in every part but the last
+COPY_BYTES = 1 << 20
 PARTS_AT_ONCE = 3  # with the one being filled, a writer holds four parts in memory, however slow the store is
 MAX_PARTS = 10_000
 BODY_ATTEMPTS = 4
@@ -115,6 +116,18 @@ class S3Reader(io.RawIOBase):
         view[: len(data)] = data
         self.offset += len(data)
         return len(data)
+
+    def readall(self) -> bytes:
+        """All that is left, in one buffer of its size. (That of the base class gathers pieces and joins them.)"""
+        whole = io.BytesIO()
+        if (size := self.end - self.offset) > 0:
+            whole.seek(size - 1)
+            whole.write(b"\0")  # takes the memory now, and `getvalue` hands it out without a copy
+        with whole.getbuffer() as view:
+            place = 0
+            while place < size:
+                place += self.readinto(view[place : place + COPY_BYTES])
+        return whole.getvalue()
 
     def close(self) -> None:
         self.body.close()

@@ -93,3 +93,12 @@ def test_shipped_recipes_load():
 def test_digest_ignores_key_order_and_difference_names_leaves():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
     assert difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["a.c: 2 -> 3"]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shard_fits_into_the_memory_of_its_readers(name):
+    """They hold one whole, and a worker shall stay below 1.5 GB. Pixels as they are; PNG makes them fewer bytes."""
+    recipe = load_recipe(name)
+    shards = recipe.raw["shards"]
+    pixels = shards["hq_size"] ** 2 * (1 + 1 / recipe.scale**2)
+    assert 3 * pixels * shards["samples_per_shard"] < 400e6

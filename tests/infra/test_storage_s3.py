@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,6 +76,22 @@ def test_a_body_that_breaks_off_is_taken_up_again(proxy, s3):
     proxy.cut_after, proxy.cuts = 3_000_000, 3
     assert storage.read_bytes(url) == PAYLOAD
     assert proxy.cuts == 0
+
+
+def test_a_whole_object_is_read_into_one_buffer(s3):
+    url = storage.join(s3, "big")
+    storage.write_bytes(url, PAYLOAD)
+    storage.read_bytes(url)  # what a first read loads is there now
+    tracemalloc.start()
+    try:
+        data = storage.read_bytes(url)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert data == PAYLOAD
+    assert peak < len(PAYLOAD) + (8 << 20)
+    storage.write_bytes(url, b"")
+    assert storage.read_bytes(url) == b""
 
 
 def test_refusals_of_a_busy_server_are_waited_out(proxy, s3):
