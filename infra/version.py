@@ -10,11 +10,14 @@ from pathlib import Path
 def code_version() -> str:
     """Package version and, in a git checkout, the commit (`+dirty` with uncommitted changes)."""
     here = Path(__file__).parent
-    described = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git on this machine, as in a slim container
+        return version("resshift-foundry")
     commit = f" ({described.stdout.strip()})" if described.returncode == 0 else ""
     return version("resshift-foundry") + commit
