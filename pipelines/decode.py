@@ -56,8 +56,9 @@ def decode_rgb(data: bytes) -> np.ndarray:
             opened = Image.open(io.BytesIO(data))
         with opened:
             is_deep = _is_deep(opened)  # first of all: Pillow forgets it as soon as it loads the pixels
-            turn = UPRIGHT.get(opened.getexif().get(ORIENTATION, 1))
-            pixels, is_upright = _decode_deep(data, opened) if is_deep else _decode(data, opened)
+            is_turned = opened.format == "TIFF"  # by Pillow and OpenCV themselves
+            turn = None if is_turned else UPRIGHT.get(opened.getexif().get(ORIENTATION, 1))
+            pixels = _decode_deep(data, opened) if is_deep else _decode(data, opened)
     except UnidentifiedImageError as error:
         raise _unknown(data) from error
     except Image.DecompressionBombError as error:
@@ -66,23 +67,21 @@ def decode_rgb(data: bytes) -> np.ndarray:
         raise
     except DAMAGE as error:
         raise Rejected("unreadable", f"{type(error).__name__}: {error}") from error
-    return turn(pixels) if turn and not is_upright else pixels
+    return turn(pixels) if turn else pixels
 
 
-def _decode(data: bytes, opened: Image.Image) -> tuple[np.ndarray, bool]:
-    """The pixels, and whether they are turned as EXIF says: Pillow does that to TIFFs by itself."""
+def _decode(data: bytes, opened: Image.Image) -> np.ndarray:
     if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
         # The same pixels as Pillow's, several times faster for photos. It is strict: what is damaged raises ValueError.
-        return simplejpeg.decode_jpeg(data, "RGB"), False
+        return simplejpeg.decode_jpeg(data, "RGB")
     tags = getattr(opened, "tag_v2", {})
     channels = tags.get(SAMPLES_PER_PIXEL, len(opened.getbands()))
-    is_upright = opened.format == "TIFF"
     if opened.mode not in EIGHT_BIT_MODES or channels != len(opened.getbands()):
         raise Rejected("wrong_channels", f"{opened.format} of mode {opened.mode} with {channels} channels")
     if opened.has_transparency_data:
         rgba = opened.convert("RGBA")
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")), is_upright
-    return np.asarray(opened.convert("RGB")), is_upright
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+    return np.asarray(opened.convert("RGB"))
 
 
 def _is_deep(opened: Image.Image) -> bool:
@@ -92,19 +91,19 @@ def _is_deep(opened: Image.Image) -> bool:
     return opened.mode.startswith("I;16") or ";16" in stored or "16" in str(bits)
 
 
-def _decode_deep(data: bytes, opened: Image.Image) -> tuple[np.ndarray, bool]:
-    """16-bit gray, RGB or RGBA -> uint8 (H, W, 3), rounded to nearest; as it is stored, not turned."""
+def _decode_deep(data: bytes, opened: Image.Image) -> np.ndarray:
+    """16-bit gray, RGB or RGBA -> uint8 (H, W, 3), rounded to nearest."""
     opened.load()  # finds damage, which OpenCV may pass over
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         raise Rejected("unreadable", "16-bit samples that OpenCV cannot decode")
     if samples.ndim == 2:
-        return np.repeat(_eight_bits(samples)[..., None], 3, axis=2), False
+        return np.repeat(_eight_bits(samples)[..., None], 3, axis=2)
     bgr = samples[..., :3]
     if samples.shape[2] == 4:
         alpha = samples[..., 3:] / np.float32(65535)
         bgr = np.rint(bgr * alpha + 65535 * (1 - alpha))
-    return _eight_bits(bgr[..., ::-1]), False
+    return _eight_bits(bgr[..., ::-1])
 
 
 def _eight_bits(samples: np.ndarray) -> np.ndarray:

@@ -75,6 +75,16 @@ def test_exif_orientation_is_applied(photo, orientation, kind):
     assert decode_rgb(data).shape[:2] == ((123, 161) if orientation < 5 else (161, 123))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_deep_tiff_is_turned_once(orientation):
+    buffer = io.BytesIO()
+    deep = RGB.astype(np.uint16) * 257
+    tifffile.imwrite(buffer, deep, photometric="rgb", extratags=[(0x0112, 3, 1, orientation, True)])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode_rgb(buffer.getvalue()), decode_rgb(encoded(RGB, "PNG", exif=exif)))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP"])
 def test_gray_becomes_three_equal_channels(kind):
     gray = RGB[..., 0]
