@@ -36,6 +36,7 @@ from pipelines.dataset import SCHEMA_VERSION, freeze_plan  # noqa: E402
 from pipelines.shard import encode_json, encode_npy, make_shard, sample_key  # noqa: E402
 from resshift.vqgan import VQGAN  # noqa: E402
 from resshift.weights import fingerprint, save_vqgan  # noqa: E402
+from training.checkpoint import Checkpoints  # noqa: E402
 from training.denoiser_task import DenoiserTask, open_task  # noqa: E402
 from training.ema import Ema  # noqa: E402
 from training.engine import Processes, autocast, build_engine, join_processes, poisoned  # noqa: E402
@@ -201,6 +202,26 @@ def measure(task: DenoiserTask, processes: Processes, steps: int) -> dict[str, f
     return {**{part: quickest.get(part, 0.0) for part in PARTS}, "first": sum(taken[0].values())}
 
 
+def checkpoint_seconds(task: DenoiserTask, processes: Processes, out: str) -> dict[str, float]:
+    """Seconds to write and to read a checkpoint of the denoiser with its moments and EMA at `out`, and its bytes."""
+    network = task.build_denoiser().to(processes.device)
+    engine, ema = build_engine(network, task.config, processes), Ema(network, task.config.ema_decay)
+    engine.backward(poisoned(torch.stack([weight.square().mean() for weight in network.parameters()]).sum()))
+    engine.step()
+    checkpoints = Checkpoints(out, processes, task.recipe.raw, keep=1, metric="psnr_y")
+    began = time.perf_counter()
+    checkpoints.save(1, {"denoiser": engine}, {"ema": ema.state_dict()})
+    written = time.perf_counter()
+    saved = checkpoints.latest()
+    assert saved is not None, "it was just written"
+    checkpoints.load(saved, {"denoiser": engine})
+    return {
+        "save": written - began,
+        "load": time.perf_counter() - written,
+        "bytes": sum(saved.marker["files"].values()),
+    }
+
+
 def loader_speed(task: DenoiserTask, processes: Processes, workers: int, batch: int = 32) -> float:
     """Samples per second that one process reads and decodes while nobody computes."""
     order = SampleOrder([record.num_samples for record in task.dataset.shards], batch, seed=0)
@@ -239,6 +260,10 @@ def main() -> None:
             task = open_task(load_recipe(arguments.recipe, [*base, *overrides]), str(data["latents"]))
             for workers in (1, 2, 4):
                 print(f"| {name} | {workers} | {loader_speed(task, processes, workers):.0f} |", flush=True)
+        task = open_task(load_recipe(arguments.recipe, [*base, *WITHOUT_LPIPS]), str(data["latents"]))
+        found = checkpoint_seconds(task, processes, str(Path(folder, "run")))
+        print(f"\ncheckpoint of {found['bytes'] / 2**30:.2f} GiB: written in {found['save']:.1f} s, "
+              f"read in {found['load']:.1f} s", flush=True)  # fmt: skip
         print("\n| variant | " + " | ".join(PARTS) + " | step (s) | samples/s | utilisation | first step |")
         print("|---|" + "---|" * (len(PARTS) + 4))
         for variant in VARIANTS:
