@@ -18,7 +18,6 @@ from evaluation.evaluation_run import log_evaluation
 from evaluation.evaluator import EvaluationJob
 from evaluation.meter import Meter
 from evaluation.metrics import METRICS
-from evaluation.pair_set import absolute
 from evaluation.pictures import collect_pictures
 from evaluation.report import render_report
 from evaluation.rows import CHAMPION, MODEL, finished_shards, read_rows
@@ -68,7 +67,7 @@ def measure(evaluation: Evaluation, out: str, workers: int | None) -> None:
     Meter(config.metrics)  # what a metric lacks is said before the work begins, not by the first worker
     job = EvaluationJob(
         pairs=evaluation.pairs,
-        out=absolute(out),
+        out=storage.absolute(out),
         metrics=config.metrics,
         scale=evaluation.protocol["scale"],
         seed=config.seed,
@@ -114,7 +113,7 @@ def _describe(evaluation: Evaluation, out: str) -> dict[str, Any]:
         "champion": evaluation.plan["champion"],
         "others": evaluation.plan["others"],
         "data": evaluation.plan["data"],
-        "out": absolute(out),
+        "out": storage.absolute(out),
         "protocol": evaluation.protocol,
         "protocol_digest": evaluation.plan["protocol_digest"],
         "confidence": evaluation.config.confidence,

@@ -10,7 +10,7 @@ from evaluation.config import EvaluationConfig, PromotionConfig
 from evaluation.learned_quality import require_package
 from evaluation.model_bundle import Bundle, bundle_digest, load_bundle, read_bundle
 from evaluation.others import OtherMethod, open_others
-from evaluation.pair_set import PairSet, absolute, open_pairs
+from evaluation.pair_set import PairSet, open_pairs
 from evaluation.protocol import build_protocol, protocol_digest
 from evaluation.registry import champion_of, load_evaluation, protocol_tag, version_tags
 from evaluation.rows import CHAMPION, MODEL, decode_rows, encode_frame
@@ -56,8 +56,8 @@ def plan_evaluation(recipe: Recipe, request: Request) -> Evaluation:
     """Resolve what is asked for, and check that it belongs together. Raises UsageError."""
     config = recipe.section("evaluation", EvaluationConfig)
     require_package(config.metrics)
-    lq = None if request.lq is None else absolute(request.lq)
-    pairs = open_pairs(absolute(request.data), config.max_images, config.images_per_shard, lq, recipe.scale)
+    lq = None if request.lq is None else storage.absolute(request.lq)
+    pairs = open_pairs(storage.absolute(request.data), config.max_images, config.images_per_shard, lq, recipe.scale)
     protocol = build_protocol(recipe, config, pairs.digest, pairs.num_pairs)
     others = open_others(request.others, protocol)
     described, bundle = _resolve_model(recipe, request.model)

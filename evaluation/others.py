@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.pair_set import Pair, absolute, file_sha256, files_by_key
+from evaluation.pair_set import Pair, file_sha256, files_by_key
 from evaluation.protocol import require_same
 from evaluation.rows import BICUBIC, CHAMPION, MODEL
 from infra import storage
@@ -62,7 +62,7 @@ def open_others(specs: Sequence[str], protocol: Mapping[str, Any]) -> dict[str, 
             raise UsageError(f"other '{spec}': give NAME=DIR, the name of letters, digits, '.', '_' and '-'")
         if name.lower() in RESERVED or name in others:
             raise UsageError(f"other '{spec}': the name '{name}' is taken; choose another one")
-        others[name] = _open(name, absolute(url), protocol)
+        others[name] = _open(name, storage.absolute(url), protocol)
     return others
 
 

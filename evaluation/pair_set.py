@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,11 +103,6 @@ def open_pairs(
     if pairs.num_pairs == 0:
         raise UsageError(f"data '{url}': the test set is empty; give a dataset or folder pair that holds images")
     return pairs
-
-
-def absolute(url: str) -> str:
-    """A local path made absolute: a worker may stand in another folder."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 def files_by_key(folder: str, field: str) -> dict[str, str]:
