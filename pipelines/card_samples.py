@@ -90,7 +90,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def first_samples(url: str, record: CommitRecord) -> list[dict[str, Any]]:
-    """The samples that stand whole in the first bytes of a shard's tar: one at least, however large, if it holds any."""
+    """Samples that stand whole in the first bytes of a shard's tar: one at least, however large, if any is there."""
     size = min(record.bytes, BYTES_SEEN)
     while not (samples := _whole_samples(url, record, size)) and size < record.bytes:
         size = min(record.bytes, 2 * size)

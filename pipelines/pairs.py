@@ -22,7 +22,7 @@ from pipelines.estimate import Prices
 from pipelines.plan import PairPlan, PlannedDataset, plan_pairs
 from pipelines.probe import dry_run as estimate_pairs
 from pipelines.samples import pair_samples
-from pipelines.shard import CommitRecord, Reject, clear_leftovers, committed_shards, make_shard
+from pipelines.shard import CommitRecord, Reject, clear_leftovers, committed_shards, make_shard, record_url
 from pipelines.source import SourceImage
 
 Done = dict[int, CommitRecord]
@@ -110,5 +110,13 @@ def _reject_report(plan: PairPlan, done: Done) -> str:
     return (
         f"{_count_rejects(done)} of {plan.num_samples} samples were rejected ({counts}), more than "
         f"shards.max_reject_rate={plan.shards.max_reject_rate} allows{left}; see "
-        f"{storage.join(plan.url, 'rejects.jsonl')}, then mend the source or raise the rate"
+        f"{storage.join(plan.url, 'rejects.jsonl')}, then raise the rate, or mend the source and give another --out; "
+        f"where files were only out of reach, delete {_records(plan, done)} and run the same command again"
     )
+
+
+def _records(plan: PairPlan, done: Done) -> str:
+    """What is to be deleted to have all shards with rejects made again: they are never looked at twice."""
+    shards = [shard for shard in sorted(done) if done[shard].rejects]
+    others = f" and those of the other {len(shards) - 1} shards named there" if len(shards) > 1 else ""
+    return record_url(plan.url, shards[0]) + others

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +129,11 @@ def _read(image: SourceImage) -> bytes:
     try:
         return storage.read_range(image.url, *image.span) if image.span else storage.read_bytes(image.url)
     except OSError as error:
+        if image.root and not storage.is_s3(image.root) and not storage.exists(image.root):
+            raise JobError(
+                f"source '{image.root}': is not there on {socket.gethostname()}, where a worker is; mount it on every "
+                "node and run the same command again"
+            ) from error
         if error.errno not in _NO_FILE + _NO_IMAGE:
             raise JobError(  # the image may be good
                 f"{image.url}: cannot be read ({error.strerror}); mend the disk or mount and run the same command again"

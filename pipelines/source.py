@@ -52,6 +52,8 @@ class SourceImage:
     fault: Fault | None = None
     lq: "SourceImage | None" = None
     """The LQ image of the same name, where pairs exist already."""
+    root: str = ""
+    """What was there when the source was listed: its folder, the tar. Empty for a file that a list names by its URL."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class Source:
         fault = self.faults.get(index)
         if self.spans is not None:
             tar, span = self.spans.tars[self.spans.tar[index]], (self.spans.offset[index], self.spans.size[index])
-            return SourceImage(name, tar, (int(span[0]), int(span[1])), fault)
-        lq = SourceImage(lq_name, below(self.lq_folder, lq_name)) if lq_name is not None else None
-        return SourceImage(name, below(self.folder, name), None, fault, lq)
+            return SourceImage(name, tar, (int(span[0]), int(span[1])), fault, root=tar)
+        lq = None if lq_name is None else SourceImage(lq_name, below(self.lq_folder, lq_name), root=self.lq_folder)
+        url = below(self.folder, name)
+        return SourceImage(name, url, None, fault, lq, root="" if url == name else self.folder)
 
 
 def list_source(uri: str) -> Source:

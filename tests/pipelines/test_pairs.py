@@ -129,11 +129,32 @@ def test_too_many_rejects_fail_but_keep_the_rest(photos, tmp_path):
     expected = r"3 of 12 samples were rejected \(unreadable 3\), more than shards\.max_reject_rate=0\.1 allows"
     with pytest.raises(JobError, match=expected):
         make_pairs(strict, str(source), str(tmp_path / "out"))
-    rejects = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
-    assert [json.loads(line)["uri"] for line in rejects] == ["text.jpg"] * 3
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["uri"] for reject in rejects] == ["text.jpg"] * 3
     lenient = load_recipe("realsr_x4", [*SMALL, "shards.max_reject_rate=0.25"])
     make_pairs(lenient, str(source), str(tmp_path / "out"))
     assert open_dataset(str(tmp_path / "out")).num_samples == 9
+
+
+def test_the_remedy_for_files_out_of_reach_works(photos, tmp_path):
+    """Rejects are committed with their shards, and nobody reads the source for those again."""
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"photos/{path.name}\n" for path in sorted(photos.iterdir())))
+    strict = load_recipe("realsr_x4", [*SMALL, "shards.max_reject_rate=0.3"])
+    make_pairs(strict, str(listing), str(tmp_path / "expected"))
+    (folder / "coffee.png").unlink()
+    with pytest.raises(JobError) as raised:
+        make_pairs(strict, str(listing), str(tmp_path / "out"))
+    shutil.copy(photos / "coffee.png", folder)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    named = sorted({tmp_path / "out" / "shards" / f"{reject['shard']:06d}.json" for reject in rejects})
+    others = f" and those of the other {len(named) - 1} shards named there" if len(named) > 1 else ""
+    assert f"only out of reach, delete {named[0]}{others} and run the same command again" in str(raised.value)
+    for record in named:
+        record.unlink()
+    make_pairs(strict, str(listing), str(tmp_path / "out"))
+    assert shard_digests(tmp_path / "out") == shard_digests(tmp_path / "expected")
 
 
 def test_a_source_that_cannot_be_used_stops_the_job_early(tmp_path):

@@ -18,6 +18,7 @@ from infra.errors import JobError, UsageError
 from pipelines.decode import Rejected
 from pipelines.samples import load_photo
 from pipelines.source import list_source
+from pipelines.source_pairs import match_lq
 from tests.pipelines.conftest import planned_samples
 
 NAMES = ["astronaut.png", "chelsea.png", "coffee.png"]
@@ -165,6 +166,33 @@ def test_an_image_that_may_not_be_read_is_rejected_a_sick_disk_is_not(number, ex
     source = list_source(str(photos))
     with pytest.raises(expected, match=re.escape(os.strerror(number))):
         load_photo(source.images(np.arange(1))[0], 64, 4)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "list", "lq"])
+def test_a_source_that_is_not_there_for_a_worker_ends_the_job(kind, photos, tars, tmp_path):
+    """Thousands of images missing at once are a mount that is missing, no rejects."""
+    folder = shutil.copytree(photos, tmp_path / "mount" / "photos")
+    (folder / "list.txt").write_text("coffee.png\n")
+    lq = shutil.copytree(photos, tmp_path / "mount" / "lq")
+    uri, root = {"folder": (folder, folder), "tar": (tars, tars / "00.tar"), "list": (folder / "list.txt", folder),
+                 "lq": (photos, lq)}[kind]  # fmt: skip
+    source = list_source(str(uri)) if kind != "lq" else match_lq(list_source(str(uri)), str(lq))
+    (image,) = source.images(np.arange(1))
+    shutil.rmtree(tars if kind == "tar" else root)
+    with pytest.raises(JobError, match=re.escape(f"source '{root}': is not there on ")):
+        load_photo(image, 64, 4)
+
+
+def test_a_missing_image_of_a_source_that_is_there_is_rejected(photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.txt").write_text(str(folder / "astronaut.png"))
+    sources = [list_source(str(folder)), list_source(str(tmp_path / "lists" / "list.txt"))]
+    (folder / "astronaut.png").unlink()
+    shutil.rmtree(tmp_path / "lists")  # a worker needs no list, and nobody knows which mount an absolute name needs
+    for source in sources:
+        with pytest.raises(Rejected, match="missing"):
+            load_photo(source.images(np.arange(1))[0], 64, 4)
 
 
 @pytest.mark.parametrize("place", ["folder", "s3"])
