@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from resshift.perceptual import lpips_metric
-from training.autoencoder_loss import AutoencoderPass, judge, surrogate
+from training.autoencoder_loss import AdversarialBalance, AutoencoderPass, judge, surrogate
 from training.autoencoder_task import AutoencoderTask
 from training.bad_steps import BadSteps
 from training.codebook import Codebook
@@ -29,7 +29,8 @@ class AutoencoderTraining:
         config = task.config
         self.task, self.config, self.processes = task, config, processes
         self.autocast = autocast(config.precision, processes.device)
-        self.micro = plan_batches(config, processes.world_size, "training.autoencoder").micro
+        plan = plan_batches(config, processes.world_size, "training.autoencoder")
+        self.micro = plan.micro
         self.network = AutoencoderPass(task.build_autoencoder().to(processes.device))
         self.engines = {"autoencoder": build_engine(self.network, config, processes)}
         if config.compile:
@@ -46,6 +47,7 @@ class AutoencoderTraining:
         self.ema = Ema(self.network.vqgan, config.ema_decay)
         codes = self.network.vqgan.quantize.embedding.weight
         self.codebook = Codebook(self.engines["autoencoder"], codes, processes)
+        self.balance = AdversarialBalance(processes, plan.micro_steps)
         self.bad_steps = BadSteps(config.max_bad_steps, out, processes)
         self.figures = Figures(processes)
 
@@ -64,20 +66,28 @@ class AutoencoderTraining:
             found = judge(
                 reconstruction,
                 hq,
+                part.slots,
                 config=config,
                 perceptual=self.perceptual,
                 discriminator=None if discriminator is None else discriminator.module,
-                network=self.network,
                 autocast=self.autocast,
             )
-            engine.backward(poisoned(surrogate(reconstruction, found.gradient, commitment, config.commitment_weight)))
+            gradient = found.gradient
+            if found.generator_gradient is not None:
+                adversarial_weight = config.discriminator_weight * self.balance.weight
+                gradient = gradient + adversarial_weight * found.generator_gradient
+                at_last_layer = self.network.last_layer_gradient
+                self.balance.observe(at_last_layer(found.gradient), at_last_layer(found.generator_gradient))
+                self.figures.add(adversarial=found.adversarial, adversarial_weight=adversarial_weight)
+            engine.backward(poisoned(surrogate(reconstruction, gradient, commitment, config.commitment_weight)))
             engine.step()
             self.codebook.observe(batch.step, z, codes if quantize else None)
             loss = config.l1_weight * found.l1 + config.lpips_weight * found.lpips
             self.figures.add(loss=loss, l1=found.l1, lpips=found.lpips, commitment=commitment)
             if discriminator is not None:
-                self.figures.add(adversarial=found.adversarial, adversarial_weight=found.weight)
                 self._discriminator_step(discriminator, hq, reconstruction.detach().float())
+        if discriminator is not None:
+            self.balance.step_done()
         applied = engine.was_step_applied()
         if applied:
             self.ema.update(self.network.vqgan)
@@ -85,7 +95,7 @@ class AutoencoderTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds besides the engines."""
-        return {name: getattr(self, name).state_dict() for name in ("ema", "codebook", "bad_steps")}
+        return {name: getattr(self, name).state_dict() for name in ("ema", "codebook", "balance", "bad_steps")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""

@@ -1,6 +1,7 @@
 """What a recipe's `training` section may say. Defaults are the paper's four-step real-SR x4 model."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -107,7 +108,7 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     lpips_weight: Weight = 1.0
     """Weight of LPIPS-vgg between reconstruction and HQ; 0 leaves it out."""
     lpips_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of each micro batch that LPIPS looks at. Below 1 its gradient is noisier and costs that much less."""
+    """Share of each global batch that LPIPS looks at. Below 1 its gradient is noisier and costs that much less."""
     commitment_weight: Weight = 1.0
     """Weight of the quantiser's commitment and codebook loss."""
     discriminator_weight: Weight = 0.8
@@ -129,9 +130,18 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     revive_until: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     """Share of the run after which codes are left where they are."""
 
-    def lpips_samples(self, batch: int) -> int:
-        """How many of a micro batch's samples LPIPS looks at."""
-        return math.ceil(self.lpips_share * batch)
+    @property
+    def lpips_samples(self) -> int:
+        """How many samples of a global batch LPIPS looks at."""
+        return math.ceil(self.lpips_share * self.global_batch_size)
+
+    def lpips_rows(self, slots: Sequence[int]) -> list[int]:
+        """Which of the samples at these places of a global batch LPIPS looks at; spread evenly over the places.
+
+        A rule of the place alone, so that it does not matter how the batch is cut.
+        """
+        judged, batch = self.lpips_samples, self.global_batch_size
+        return [row for row, slot in enumerate(slots) if (slot + 1) * judged // batch > slot * judged // batch]
 
 
 class TrainingConfig(OptimizationConfig):

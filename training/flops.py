@@ -71,12 +71,12 @@ def crop_flops(task: AutoencoderTask) -> int:
         network = AutoencoderPass(VQGAN(task.network))
         if config.discriminator_weight:
             discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
-        hq = torch.empty(config.micro_batch_size, 3, size, size)
+        hq = torch.empty(config.global_batch_size, 3, size, size)
     with FlopCounterMode(display=False) as counter:
         reconstruction, commitment, _, _ = network(hq, quantize=False)
         loss = (reconstruction - hq).abs().mean() + commitment
         if perceptual is not None:
-            judged = config.lpips_samples(len(hq))
+            judged = config.lpips_samples
             loss = loss + perceptual(reconstruction[:judged], hq[:judged]).mean()
         if discriminator is not None:
             loss = loss + generator_loss(discriminator.requires_grad_(False)(reconstruction))
@@ -85,7 +85,7 @@ def crop_flops(task: AutoencoderTask) -> int:
             both = torch.cat([hq, reconstruction.detach()])
             real, fake = discriminator.requires_grad_(True)(both).chunk(2)
             discriminator_loss(real, fake).backward()
-    return int(counter.get_total_flops()) // config.micro_batch_size
+    return int(counter.get_total_flops()) // config.global_batch_size
 
 
 def meta_batch(task: DenoiserTask, samples: int = 1) -> DenoisingBatch:

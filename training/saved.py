@@ -11,7 +11,7 @@ from infra import storage
 from infra.errors import UsageError
 from infra.recipe import difference
 
-FORMAT = 2
+FORMAT = 3
 MARKER = "COMPLETE.json"
 UNFINISHED = ".tmp-"
 

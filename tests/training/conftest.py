@@ -26,7 +26,8 @@ from resshift.weights import fingerprint, save_vqgan
 
 HQ_SIZE, SCALE = 32, 4
 
-NETWORK = {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "n_embed": 16}
+# A group of one channel would take out the bias before it and leave rounding for a gradient, here and in the denoiser.
+NETWORK = {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "n_embed": 16, "norm_groups": 8}
 
 TOY = {
     "name": "toy",
@@ -38,7 +39,7 @@ TOY = {
         "image_size": 8,
         "lq_size": 8,
         "model_channels": 32,
-        "norm_groups": 8,  # a group of one channel would take out the bias before it and leave rounding for a gradient
+        "norm_groups": 8,
         "channel_mult": [1],
         "num_res_blocks": 1,
         "attention_resolutions": [8],
@@ -83,6 +84,7 @@ TOY = {
             "log_every": 1,
             "validation_samples": 2,
             "validate_every": 100,
+            "linear_start": False,
             "codebook_start": 0.3,
             "revive_every": 2,
         },

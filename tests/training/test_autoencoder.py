@@ -13,8 +13,9 @@ from resshift.vqgan_config import VQGANConfig
 from resshift.weights import load_vqgan
 from tests.training.conftest import NETWORK, TOY, toy_recipe
 from tests.training.test_denoiser import assert_same, dying_at, saved_state
+from tests.training.test_resume import NO_GRADIENT, assert_close
 from training import autoencoder_step
-from training.autoencoder_loss import AutoencoderPass, judge, surrogate
+from training.autoencoder_loss import AdversarialBalance, AutoencoderPass, judge, surrogate
 from training.autoencoder_run import run_autoencoder_training
 from training.autoencoder_step import AutoencoderTraining
 from training.autoencoder_task import open_autoencoder_task
@@ -98,19 +99,22 @@ def test_latent_scale_gives_latents_unit_variance(pairs, tmp_path):
 
 
 def test_the_surrogate_has_the_gradient_of_the_whole_objective():
-    """Against autograd through everything at once, with the adaptive weight from the last layer's true gradients."""
+    """Against autograd through everything at once; the balance against the last layer's true gradients."""
     torch.manual_seed(0)
-    config = AutoencoderTrainingConfig(l1_weight=0.7, lpips_weight=0.0, discriminator_weight=0.8, commitment_weight=0.3)
+    config = AutoencoderTrainingConfig(l1_weight=0.7, lpips_weight=0.0, commitment_weight=0.3)
     network = AutoencoderPass(VQGAN(VQGANConfig(**NETWORK)))
     discriminator = PatchDiscriminator(8, 1)
-    hq = torch.rand(2, 3, 16, 16) * 2 - 1
+    hq = torch.rand(4, 3, 16, 16) * 2 - 1
 
-    reconstruction, commitment, _, _ = network(hq, True)
-    found = judge(
-        reconstruction, hq, config=config, perceptual=None, discriminator=discriminator, network=network,
-        autocast=autocast("float32", torch.device("cpu")),
-    )  # fmt: skip
-    surrogate(reconstruction, found.gradient, commitment, 0.3).backward()
+    def found_in(images):
+        reconstruction, commitment, _, _ = network(images, True)
+        return reconstruction, commitment, judge(
+            reconstruction, images, range(len(images)), config=config, perceptual=None, discriminator=discriminator,
+            autocast=autocast("float32", torch.device("cpu")),
+        )  # fmt: skip
+
+    reconstruction, commitment, found = found_in(hq)
+    surrogate(reconstruction, found.gradient + 0.6 * found.generator_gradient, commitment, 0.3).backward()
     ours = [parameter.grad.clone() for parameter in network.parameters()]
 
     network.zero_grad()
@@ -119,9 +123,51 @@ def test_the_surrogate_has_the_gradient_of_the_whole_objective():
     adversarial = generator_loss(discriminator(reconstruction))
     last = network.vqgan.decoder.conv_out.weight
     gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (nll, adversarial)]
-    (nll + 0.8 * adaptive_weight(*gradients) * adversarial + 0.3 * commitment).backward()
+    (nll + 0.6 * adversarial + 0.3 * commitment).backward()
     for expected, parameter in zip(ours, network.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+
+    for size in (1, 2, 4):
+        balance = AdversarialBalance(ALONE, micro_steps=4 // size)
+        for part in hq.split(size):
+            _, _, found = found_in(part)
+            at_last_layer = network.last_layer_gradient
+            balance.observe(at_last_layer(found.gradient), at_last_layer(found.generator_gradient))
+        assert balance.weight == 0.0, "it serves the next step"
+        balance.step_done()
+        torch.testing.assert_close(balance.weight, adaptive_weight(*gradients), rtol=1e-4, atol=0.0)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_balance_as_it_was():
+    balance = AdversarialBalance(ALONE, micro_steps=1)
+    balance.observe(torch.full((3,), 6.0), torch.full((3,), 2.0))
+    balance.step_done()
+    balance.observe(torch.full((3,), float("nan")), torch.full((3,), 2.0))
+    balance.step_done()
+    assert float(balance.weight) == pytest.approx(3.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.25, [3, 7]), (0.3, [2, 5, 7]), (1.0, list(range(8)))])
+def test_lpips_looks_at_the_same_samples_however_the_batch_is_cut(share, expected):
+    config = AutoencoderTrainingConfig(global_batch_size=8, micro_batch_size=2, lpips_share=share)
+    assert config.lpips_samples == len(expected)
+    for size in (1, 2, 4, 8):
+        cuts = [range(start, start + size) for start in range(0, 8, size)]
+        assert [slots[row] for slots in cuts for row in config.lpips_rows(slots)] == expected
+
+
+def test_accumulating_micro_batches_is_the_whole_batch(pairs, tmp_path):
+    """With LPIPS on a part of the samples, the adversarial loss and its weight."""
+    states = []
+    for micro in (4, 1):
+        recipe = autoencoder_recipe(
+            micro_batch_size=micro, num_steps=3, crop_size=32, lpips_weight=1.0, lpips_share=0.4, discriminator_start=0,
+            codebook_start=0.0, checkpoint_every=3, validation_samples=0, linear_start=True,
+        )  # fmt: skip
+        run_autoencoder_training(recipe, str(pairs), str(tmp_path / str(micro)))
+        states.append(saved_state(tmp_path / str(micro), 3))
+    assert float(states[0]["state.safetensors"]["balance"]["weight"]) > 0.0
+    assert_close(*states, 1e-3, NO_GRADIENT)
 
 
 def test_a_run_that_was_made_shorter_than_it_already_is_exports_nothing(pairs, tmp_path):

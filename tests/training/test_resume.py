@@ -1,6 +1,7 @@
 """A run goes on exactly where it was, in processes of its own, whatever their number is then."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,13 @@ pytestmark = pytest.mark.slow
 
 KEEP_ALL = ["training.checkpoint_every=2", "training.keep_checkpoints=9"]
 KEEP_ALL_AUTOENCODER = ["training.autoencoder.checkpoint_every=1", "training.autoencoder.keep_checkpoints=9",
-                        "training.autoencoder.micro_batch_size=2"]  # fmt: skip
+                        "training.autoencoder.linear_start=true"]  # fmt: skip
+NO_GRADIENT = (
+    "attn_1.k.bias",
+    "discriminator/weights.safetensors:blocks.5.bias",
+    "discriminator:blocks.5.bias.exp_avg",
+)
+"""Softmax takes out the one; inside the hinges real and reconstructed patches pull the other both ways alike."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +34,16 @@ def begun(whole: Path, out: Path, step: int) -> Path:
     return out
 
 
-def assert_close(found: dict, expected: dict, relative: float) -> None:
-    """Every tensor to `relative` of its norm, the moments of AdamW and the averaged weights among them."""
+def assert_close(found: dict, expected: dict, relative: float, without: Sequence[str] = ()) -> None:
+    """Every tensor to `relative` of its norm, the moments of AdamW and the averaged weights among them.
+
+    without: parts of names of those whose gradient is nothing but rounding, which Adam turns into whole steps.
+    """
     found, expected = merged(found), merged(expected)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
+        if any(part in name for part in without):
+            continue
         distance = float((found[name].double() - value.double()).norm())
         assert distance <= relative * float(value.double().norm()) + 1e-12, f"{name}: {distance}"
 
@@ -82,7 +94,7 @@ def test_two_ranks_go_on_bit_for_bit_and_one_rank_to_rounding(latents, recipe_fi
 
 @pytest.mark.parametrize("zero_stage", [0, pytest.param(2, marks=pytest.mark.faults)])
 def test_the_autoencoder_goes_on_alike(pairs, recipe_file, tmp_path, zero_stage):
-    """Both networks and both optimizers, the codebook's memory and counters."""
+    """Both networks and both optimizers, the codebook's memory and counters; one rank has larger micro batches."""
     whole, parts, changing = (tmp_path / name for name in ("whole", "parts", "changing"))
     options = ["--recipe", recipe_file, "--data", pairs, f"training.autoencoder.zero_stage={zero_stage}",
                *KEEP_ALL_AUTOENCODER, "--out"]  # fmt: skip
@@ -93,6 +105,6 @@ def test_the_autoencoder_goes_on_alike(pairs, recipe_file, tmp_path, zero_stage)
 
     alone = start("train_autoencoder", [*options, begun(whole, changing, 1)], tmp_path, fates={0: Fate("saved", 3)})
     assert wait(alone) == [-9]
-    assert_close(saved_state(changing, 3), saved_state(whole, 3), 1e-4)
+    assert_close(saved_state(changing, 3), saved_state(whole, 3), 1e-3, NO_GRADIENT)
     run_ranks("train_autoencoder", [*options, changing], tmp_path, ranks=2)
-    assert_close(saved_state(changing, 4), saved_state(whole, 4), 1e-4)
+    assert_close(saved_state(changing, 4), saved_state(whole, 4), 1e-3, NO_GRADIENT)
