@@ -48,7 +48,7 @@ def agree(processes: Processes, recipe: Mapping[str, Any], order: SampleOrder, o
     """Check at the start that all processes are about to train the same thing, each its own share of it.
 
     recipe: resolved, with the dataset's digest. Raises UsageError in all of them: for another recipe, dataset, code or
-    --out in one of them, for an --out that is another folder there, for samples that two of them would read.
+    --out in one of them, for an --out that is another folder there, for samples or shards that two of them would read.
     """
     if processes.world_size == 1:
         return
@@ -75,6 +75,14 @@ def _check_shares(processes: Processes, order: SampleOrder) -> None:
             f"the processes' samples of the first step ({sizes}) are not the global batch cut into shares; the "
             "launcher gave wrong ranks: check RANK and WORLD_SIZE"
         )
+    if order.separates(processes.world_size):
+        read = gather(processes, order.shards(processes.rank, processes.world_size))
+        twice = sum(map(len, read)) - len(set.union(*read))
+        if twice >= processes.world_size:  # one where the samples of a process end and those of the next begin
+            raise UsageError(
+                f"the processes would read {twice} shards more than once in the first epoch, although each has its "
+                "own; they draw different orders: install the same NumPy on all nodes"
+            )
 
 
 def _check_folder(processes: Processes, out: str) -> None:

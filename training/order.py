@@ -1,9 +1,10 @@
 """Which samples make up the global batch of a step: a pure function of (dataset, seed, step).
 
 An epoch visits every sample once. The shards are shuffled and their samples laid end to end; that line is cut into
-equal lanes, and every batch takes the same number of samples from each lane. A process owns whole lanes, so for any
-number of processes that divides the lanes each shard is read by one process (two where a lane ends inside it), and
-the batch is the same whoever reads it. Any step can be computed without those before it, which is how a resume seeks.
+equal lanes, and every batch takes the same number of samples from each lane. For any number of processes that divides
+the lanes a process owns whole ones, side by side, so each shard is read by one process (two where its last lane ends
+inside it); other numbers work as well, but neighbours then share a lane and its shards. The batch is the same whoever
+reads it. Any step can be computed without those before it, which is how a resume seeks.
 """
 
 import math
@@ -12,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-MAX_LANES = 8
+MAX_LANES = 64  # a batch of 96 has 32 lanes, for up to as many processes; a process alone reads as many shards at once
 
 
 class SampleOrder:
@@ -59,10 +60,20 @@ class SampleOrder:
         return places
 
     def check_processes(self, world_size: int) -> None:
-        """Raise ValueError if there are fewer shards than processes: each reads shards of its own."""
+        """Raise ValueError if there are fewer shards than processes: then not even one shard is for one alone."""
         shards = sum(count > 0 for count in self.counts)
         if shards < world_size:
-            raise ValueError(f"{shards} shards are too few for {world_size} processes, of which each reads its own")
+            raise ValueError(f"{shards} shards are too few for {world_size} processes, which would all share them")
+
+    def separates(self, world_size: int) -> bool:
+        """Whether so many processes own whole lanes."""
+        return self.num_lanes % world_size == 0
+
+    def shards(self, rank: int, world_size: int) -> set[int]:
+        """What one of `world_size` processes reads in the first epoch."""
+        per_lane, per_rank = self.global_batch_size // self.num_lanes, self.global_batch_size // world_size
+        first, last = rank * per_rank // per_lane, ((rank + 1) * per_rank - 1) // per_lane
+        return {int(shard) for lane in self._epoch(0)[first : last + 1] for shard in np.unique(lane[:, 0])}
 
     def _at(self, lane: int, position: int) -> np.ndarray:
         # In num_lanes consecutive epochs a lane gets every length once, `total` samples in all.

@@ -4,7 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
+from infra.errors import UsageError
+from training import agreement
+from training.engine import Processes
 from training.order import SampleOrder
 
 
@@ -12,7 +16,7 @@ def as_tuples(places: np.ndarray) -> list[tuple[int, int]]:
     return [(int(shard), int(index)) for shard, index in places]
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 8])
+@pytest.mark.parametrize("world_size", [2, 4, 8, 16])
 def test_the_global_batch_does_not_depend_on_the_process_count(world_size):
     order = SampleOrder([7, 9, 0, 13, 11], global_batch_size=16, seed=3)
     for step in (0, 1, 5, 40):
@@ -49,12 +53,13 @@ def test_processes_read_different_shards():
     assert sum(len(part) for part in shards) == len(set.union(*shards)) == 8
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_only_where_a_lane_ends_is_a_shard_read_by_two(world_size):
+@pytest.mark.parametrize(("batch", "world_size"), [(8, 2), (8, 4), (8, 8), (96, 8), (96, 16), (96, 32), (64, 16)])
+def test_only_where_a_lane_ends_is_a_shard_read_by_two(batch, world_size):
     """An epoch of 40 uneven shards: lanes of equal length cannot all end where a shard ends."""
     counts = np.random.default_rng(0).integers(50, 70, 40).tolist()
-    order = SampleOrder(counts, global_batch_size=8, seed=0)
-    steps = range(order.total // 8)
+    order = SampleOrder(counts, global_batch_size=batch, seed=0)
+    assert order.separates(world_size)
+    steps = range(order.total // batch)
     shards = [
         {int(s) for step in steps for s in order.batch(step, rank, world_size)[:, 0]} for rank in range(world_size)
     ]
@@ -65,6 +70,35 @@ def test_only_where_a_lane_ends_is_a_shard_read_by_two(world_size):
         {place for step in steps for place in as_tuples(order.batch(step, r, world_size))} for r in range(world_size)
     ]
     assert sum(map(len, places)) == len(set.union(*places)), "no sample twice"
+    assert all(part <= order.shards(rank, world_size) for rank, part in enumerate(shards))
+
+
+def test_processes_that_do_not_divide_the_lanes_are_told_apart():
+    order = SampleOrder([16] * 24, global_batch_size=24, seed=0)  # 8 lanes for 3 or 12 processes
+    assert not order.separates(12)
+    for world_size in (3, 12):
+        for rank in range(world_size):
+            read = {shard for step in range(16) for shard, _ in as_tuples(order.batch(step, rank, world_size))}
+            assert read <= order.shards(rank, world_size)
+    assert sum(len(order.shards(rank, 12)) for rank in range(12)) > 24 + 11
+
+
+def test_processes_that_would_read_the_same_shards_do_not_start(monkeypatch):
+    order, processes = SampleOrder([16] * 8, global_batch_size=8, seed=0), Processes(0, 4, 0, torch.device("cpu"))
+
+    def gathering(ranks):
+        def gather(_, value):
+            if isinstance(value, set):
+                return [order.shards(rank, 4) for rank in ranks]
+            return [order.batch(0, rank, 4) for rank in range(4)]
+
+        return gather
+
+    monkeypatch.setattr(agreement, "gather", gathering([0, 1, 2, 3]))
+    agreement._check_shares(processes, order)
+    monkeypatch.setattr(agreement, "gather", gathering([0, 1, 0, 1]))
+    with pytest.raises(UsageError, match="would read 4 shards more than once in the first epoch"):
+        agreement._check_shares(processes, order)
 
 
 def test_held_out_samples_are_never_trained_on():
