@@ -4,7 +4,8 @@ Latents are raw (neither scaled nor quantised) float16. The autoencoder itself t
 fingerprint stands in the plan, so that nobody has to guess later what encoded them.
 
 Two stages scale by themselves: tasks that read, decode, pack and upload (pipelines.latents_shard), and encoders, one on
-every GPU or CPU core (pipelines.latents_encoder). A bounded number of batches waits between them.
+every GPU or CPU core (pipelines.latents_encoder). A bounded number of batches waits between them; those of an encoder
+that is lost go to another one (pipelines.latents_pool).
 """
 
 import tempfile
@@ -23,7 +24,8 @@ from pipelines.autoencoder import AUTOENCODER_FILES, AUTOENCODER_FOLDER, Autoenc
 from pipelines.card import write_card
 from pipelines.dataset import SCHEMA_VERSION, Dataset, check_plan, freeze_plan, open_dataset
 from pipelines.estimate import Prices, estimate
-from pipelines.latents_encoder import Encoder
+from pipelines.latents_encoder import QUESTIONS, Encoder
+from pipelines.latents_pool import mean_busy_share
 from pipelines.latents_probe import probe_latents
 from pipelines.latents_shard import make_latent_shard
 from pipelines.shard import CommitRecord, clear_leftovers, committed_shards
@@ -75,7 +77,7 @@ def _make_shards(
     todo: list[int],
     done: dict[int, CommitRecord],
     workers: int | None,
-) -> float:
+) -> float | None:
     """Make the shards of `todo`, enter their records into `done`; returns how busy the encoders were, 0 to 1."""
     with cluster(workers) as ray_cluster:
         out = storage.absolute(out)
@@ -92,7 +94,7 @@ def _make_shards(
             ):
                 done[record.shard] = record
                 bar.advance(record.num_samples)
-        return sum(ray.get([encoder.busy_share.remote() for encoder in encoders])) / len(encoders)
+        return mean_busy_share(encoders)
 
 
 def _dry_run(
@@ -124,9 +126,11 @@ def _encoders(ray_cluster: Cluster, config: AutoencoderConfig, url: str, most: i
     """One encoder on every GPU, or on as many cores as there may be workers; at most `most`. `url`: its weights."""
     gpus = ray_cluster.num_gpus
     count = min(ray_cluster.num_workers, gpus or most, most)
-    # With a second call in the actor, batches travel to and from a GPU while it computes.
-    actor = ray.remote(
-        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=3, max_task_retries=3
+    # With a second call in the actor, batches travel to and from a GPU while it computes. Ray retries none of them: it
+    # would wait for this very encoder, which may never come back (pipelines.latents_pool).
+    actor = ray.remote(  # type: ignore[call-overload]  # its annotation knows no concurrency_groups
+        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=3, max_task_retries=0,
+        concurrency_groups={QUESTIONS: 1},
     )(Encoder).options(max_concurrency=2 if gpus else 1)  # fmt: skip
     return [actor.remote(url, config) for _ in range(count)]
 

@@ -25,6 +25,10 @@ LATENT_TOLERANCE = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 1.5e-1}
 batch changes is the order of sums alone: for float32 it is lost in the rounding of the stored float16."""
 
 
+QUESTIONS = "questions"
+"""Ray's concurrency group of what is answered at once, even while a batch is being encoded."""
+
+
 class Encoder:
     """One autoencoder on one device: a GPU if Ray gave this actor one, a single CPU core otherwise."""
 
@@ -50,6 +54,7 @@ class Encoder:
         with self.clock:
             return self._encode(hq, 1), self._encode(lq, hq.shape[1] // lq.shape[1])
 
+    @ray.method(concurrency_group=QUESTIONS)
     def busy_share(self) -> float:
         """Share of the time since the first batch in which this encoder was computing, between 0 and 1."""
         return self.clock.share()

@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 import numpy as np
-import ray
 
 from pipelines.card_samples import first_samples
 from pipelines.dataset import Dataset
 from pipelines.estimate import Probe, bytes_in_tar
+from pipelines.latents_pool import EncoderPool
 from pipelines.shard import encode_npy
 
 TIMED_BATCHES = 2
@@ -22,10 +22,11 @@ def probe_latents(dataset: Dataset, batch_size: int, encoder: Any) -> Probe:
     read_seconds = (time.perf_counter() - start) / len(samples)
     batch = [samples[place % len(samples)] for place in range(batch_size)]
     images = np.stack([sample["hq"] for sample in batch]), np.stack([sample["lq"] for sample in batch])
-    z_hq, z_lq = ray.get(encoder.encode.remote(*images))  # loads, compiles and tunes, once in a job
+    pool = EncoderPool([encoder], batch_size)
+    z_hq, z_lq = pool.latents(pool.submit(0, *images))  # loads, compiles and tunes, once in a job
     start = time.perf_counter()
     for _ in range(TIMED_BATCHES):
-        ray.get(encoder.encode.remote(*images))
+        pool.latents(pool.submit(0, *images))
     encode_seconds = (time.perf_counter() - start) / (TIMED_BATCHES * batch_size)
     latents = sum(bytes_in_tar(encode_npy(z)) for z in (z_hq[0], z_lq[0]))
     return Probe(

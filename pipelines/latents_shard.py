@@ -10,11 +10,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import ray
-from ray.exceptions import RayActorError
 
 from infra.errors import JobError
 from pipelines.dataset import Dataset, decode_sample
+from pipelines.latents_pool import Batch, EncoderPool
 from pipelines.shard import CommitRecord, encode_npy, make_shard, read_shard
 
 BATCHES_AHEAD = 4
@@ -31,15 +30,16 @@ def make_latent_shard(pairs: Dataset, shard: int, url: str, batch_size: int, enc
 def _latent_samples(pairs: Dataset, record: CommitRecord, batch_size: int, encoders: list[Any]) -> Iterator[Members]:
     """Samples in order. Which samples share a batch follows from their places alone, not from who encodes them."""
     samples, count = read_shard(pairs.url, record, check=True), 0
-    waiting: deque[tuple[list[Members], Any]] = deque()
-    while batch := list(islice(samples, batch_size)):
-        encoder = encoders[(record.shard + count // batch_size) % len(encoders)]
-        count += len(batch)
-        waiting.append((batch, encoder.encode.remote(*_decoded(pairs.url, batch, batch_size))))
+    pool = EncoderPool(encoders, batch_size)
+    waiting: deque[tuple[list[Members], Batch]] = deque()
+    while members := list(islice(samples, batch_size)):
+        turn = record.shard + count // batch_size
+        count += len(members)
+        waiting.append((members, pool.submit(turn, *_decoded(pairs.url, members, batch_size))))
         if len(waiting) == BATCHES_AHEAD:
-            yield from _with_latents(*waiting.popleft())
+            yield from _with_latents(pool, *waiting.popleft())
     while waiting:
-        yield from _with_latents(*waiting.popleft())
+        yield from _with_latents(pool, *waiting.popleft())
     if count != record.num_samples:
         raise JobError(f"{pairs.url} shard {record.shard}: holds {count} samples, its record says {record.num_samples}")
 
@@ -55,14 +55,8 @@ def _images(sample: Members) -> dict[str, bytes]:
     return {name: data for name, data in sample.items() if name in ("hq.png", "lq.png")}
 
 
-def _with_latents(batch: list[Members], encoded: "ray.ObjectRef[Any]") -> Iterator[Members]:
+def _with_latents(pool: EncoderPool, members: list[Members], batch: Batch) -> Iterator[Members]:
     """The stored members as they are, not encoded anew, and the two latents."""
-    try:
-        z_hq, z_lq = ray.get(encoded)
-    except RayActorError as error:
-        raise JobError(
-            f"an encoder died again and again ({str(error).splitlines()[0]}); what is finished is kept: lower "
-            "autoencoder.batch_size or mend the node, and run the same command again"
-        ) from error
-    for place, sample in enumerate(batch):
+    z_hq, z_lq = pool.latents(batch)
+    for place, sample in enumerate(members):
         yield {**sample, "hq_latent.npy": encode_npy(z_hq[place]), "lq_latent.npy": encode_npy(z_lq[place])}
