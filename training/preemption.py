@@ -1,11 +1,16 @@
 """SIGTERM, the notice that schedulers give before they take a machine away: save at the next step, then leave.
 
 Slurm (preemption, time limit, `scancel`), Kubernetes and torchrun (which passes it on to its processes) all send it.
+Workers of Ray get no signal: theirs goes to the command that started them, and they ask there.
 """
 
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
@@ -15,6 +20,33 @@ import torch.distributed as dist
 from training.engine import Processes, barrier
 
 EXIT_PREEMPTED = 143  # 128 + SIGTERM: what schedulers that tell by the exit code restart a job on
+ASK_SECONDS = 1.0
+
+_ask_for_notice: ContextVar[Callable[[], bool] | None] = ContextVar("ask_for_notice", default=None)
+
+
+@contextmanager
+def notice_from(ask: Callable[[], bool]) -> Iterator[None]:
+    """Inside, in this thread, `ask()` says whether to stop; the main process asks once a second at most."""
+    token = _ask_for_notice.set(ask)
+    try:
+        yield
+    finally:
+        _ask_for_notice.reset(token)
+
+
+@contextmanager
+def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
+    """Call `act` in a thread of its own when SIGTERM comes; what it interrupts goes on."""
+
+    def start(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=act, name="sigterm", daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, start)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Preemption:
@@ -23,6 +55,8 @@ class Preemption:
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         self._asked = False
+        self._ask = _ask_for_notice.get() if processes.is_main else None
+        self._next_ask = 0.0
         self._before: signal._HANDLER = signal.SIG_DFL
 
     def __enter__(self) -> Self:
@@ -38,6 +72,9 @@ class Preemption:
 
     def asked(self) -> bool:
         """Whether any process was asked to stop, the same answer in all of them, which must all call it."""
+        if self._ask is not None and not self._asked and time.monotonic() >= self._next_ask:
+            self._asked = self._ask()
+            self._next_ask = time.monotonic() + ASK_SECONDS
         if self.processes.world_size == 1:
             return self._asked
         flag = torch.tensor(int(self._asked))

@@ -2,6 +2,7 @@
 
 A lost worker (its process, its node) makes Ray start all of them anew, and they go on from the newest checkpoint as
 the same command would. An error for the user is not tried again: workers that all have it end as if they were done.
+SIGTERM to the command is passed on to the workers, which save and leave.
 """
 
 import os
@@ -21,6 +22,7 @@ from infra.cluster import cluster
 from infra.errors import JobError, UsageError
 from infra.recipe import Recipe
 from infra.tracking import tracking_uri
+from training.preemption import EXIT_PREEMPTED, notice_from, on_sigterm
 
 MOST_RESTARTS = 5  # by failures; nodes that announce their end do not count
 TOGETHER_SECONDS = 10.0  # within which workers with the same error all have it
@@ -37,6 +39,19 @@ class Outcome:
         self.summary = ""
         self.error: UsageError | JobError | None = None
         self.num_failed = 0
+        self.asked_to_stop = False
+        self.has_stopped = False
+
+    def ask_to_stop(self) -> None:
+        """Let the workers save at the next step and leave."""
+        self.asked_to_stop = True
+
+    def is_asked_to_stop(self) -> bool:
+        return self.asked_to_stop
+
+    def stopped(self) -> None:
+        """Note that the workers have left before the end."""
+        self.has_stopped = True
 
     def succeed(self, summary: str) -> None:
         self.summary = summary
@@ -49,15 +64,16 @@ class Outcome:
         """How many workers have failed."""
         return self.num_failed
 
-    def get(self) -> "tuple[str, UsageError | JobError | None]":
-        return self.summary, self.error
+    def get(self) -> "tuple[str, UsageError | JobError | None, bool]":
+        """Summary, error, and whether the workers have left before the end."""
+        return self.summary, self.error, self.has_stopped
 
 
 def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | None) -> str:
     """Call `run(recipe, data, out)` in `workers` processes (None: one per GPU, or one); returns what rank 0 returned.
 
-    Local paths must mean the same on every node. Raises what `run` raises for the user, and JobError if workers keep
-    getting lost.
+    Local paths must mean the same on every node. Raises what `run` raises for the user, JobError if workers keep
+    getting lost, and SystemExit when SIGTERM has stopped them.
     """
     with cluster(workers, log_to_driver=True) as found, tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
         gpus = found.num_gpus
@@ -85,17 +101,20 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
             ),
         )
         try:
-            trainer.fit()
+            with on_sigterm(outcome.ask_to_stop.remote):
+                trainer.fit()
         except TrainingFailedError as error:
-            _, known = ray.get(outcome.get.remote())
+            _, known, _ = ray.get(outcome.get.remote())
             reason = str(error).strip().splitlines()[-1]
             raise known or JobError(
                 f"--launcher ray: workers failed {MOST_RESTARTS + 1} times, at last with: {reason}; look into Ray's "
                 "logs and run the same command again to go on"
             ) from error
-        summary, known = ray.get(outcome.get.remote())
+        summary, known, stopped = ray.get(outcome.get.remote())
         if known is not None:
             raise known
+        if stopped:
+            raise SystemExit(EXIT_PREEMPTED)
         return str(summary)
 
 
@@ -107,7 +126,11 @@ def _work(config: dict[str, Any]) -> None:
     if Path(config["folder"]).is_dir():
         os.chdir(config["folder"])  # relative paths in the recipe mean what they meant to the command
     try:
-        summary = config["run"](Recipe.from_dict(config["recipe"]), config["data"], config["out"])
+        with notice_from(lambda: bool(ray.get(outcome.is_asked_to_stop.remote()))):
+            summary = config["run"](Recipe.from_dict(config["recipe"]), config["data"], config["out"])
+    except SystemExit:
+        ray.get(outcome.stopped.remote())
+        return
     except (UsageError, JobError) as error:
         ray.get(outcome.fail.remote(error))
         if not _all_failed(outcome):

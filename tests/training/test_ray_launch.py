@@ -12,6 +12,8 @@ from tests.training.conftest import command, run
 from tests.training.ranks import run_ranks
 from tests.training.test_denoiser import saved_state
 from tests.training.test_resume import assert_close
+from training.preemption import EXIT_PREEMPTED
+from training.saved import whole_checkpoints
 
 pytestmark = pytest.mark.faults
 
@@ -61,6 +63,30 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(latents, recipe_file, t
 
     run_ranks("train", [*options, "--out", tmp_path / "whole"], tmp_path, ranks=2)
     assert_close(saved_state(out, 60), saved_state(tmp_path / "whole", 60), 0.0)
+
+
+def test_sigterm_to_the_command_saves_and_leaves_with_the_documented_code(latents, recipe_file, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    arguments = ["--recipe", recipe_file, "--data", latents, "training.num_steps=100_000", "--out", out,
+                 "training.checkpoint_every=100_000", "training.validation_samples=0", "--launcher", "ray",
+                 "--workers", 2]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("w") as stream:
+        process = subprocess.Popen(command("train", *arguments), env=environment, stdout=stream, stderr=stream)
+        try:
+            deadline = time.monotonic() + 240
+            while "/100000 steps" not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.1)
+            process.terminate()
+            assert process.wait(timeout=60) == EXIT_PREEMPTED, log.read_text()[-3000:]
+        finally:
+            process.kill()
+    (saved,) = whole_checkpoints(str(out / "checkpoints"))
+    assert 1 <= saved.step < 100_000
+    assert f"stopped by SIGTERM, saved at step {saved.step}; run the same command again" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_what_does_not_fit_is_one_line(latents, recipe_file, tmp_path):
