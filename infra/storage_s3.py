@@ -7,6 +7,7 @@ retry, a body that breaks off and an upload in parts, is dealt with here.
 import errno
 import io
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -33,11 +34,17 @@ MAX_PARTS = 10_000
 BODY_ATTEMPTS = 4
 
 # The n-th retry waits up to 0.05 * 2^n s. A first contact fails soon when nobody is there; later requests wait
-# 13 s on average, 26 at most, in which a server may come back.
+# 13 s on average, 26 at most, in which a server may come back. One that accepts connections and says nothing costs the
+# time of a read for every attempt: after PATIENCE_SECONDS there is no other, so it is given up after 30 s.
 FIRST_CONTACT = Config(retries={"mode": "standard", "total_max_attempts": 7}, connect_timeout=2.5, read_timeout=2.5)
 LATER = Config(
-    retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=20, max_pool_connections=16
+    retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=15, max_pool_connections=16
 )
+PATIENCE_SECONDS = 20.0
+
+
+class Unreachable(JobError):
+    """The store does not answer: what else there is to ask of it would only take as long again."""
 
 
 def bucket_and_key(url: str) -> tuple[str, str]:
@@ -69,7 +76,20 @@ _met: set[tuple[int, str]] = set()
 @cache
 def _client(process: int) -> Any:
     """`process`: a client must not be shared across a fork. Not the default session, it keeps old credentials."""
-    return boto3.session.Session().client("s3", config=LATER)
+    s3 = boto3.session.Session().client("s3", config=LATER)
+    s3.meta.events.register("before-call.s3", _start_clock)
+    s3.meta.events.register_first("needs-retry.s3", _end_patience)
+    return s3
+
+
+def _start_clock(params: dict[str, Any], **_: Any) -> None:
+    params["context"]["started"] = time.monotonic()
+
+
+def _end_patience(caught_exception: Exception | None, request_dict: dict[str, Any], **_: Any) -> None:
+    """Of an attempt that failed: raise what it raised if the request has taken too long for another one."""
+    if caught_exception is not None and time.monotonic() - request_dict["context"]["started"] > PATIENCE_SECONDS:
+        raise caught_exception
 
 
 def forget_clients() -> None:
@@ -106,7 +126,7 @@ class S3Reader(io.RawIOBase):
                     break
                 except (BotoCoreError, OSError) as error:
                     if attempt == BODY_ATTEMPTS:
-                        raise JobError(f"{self.url}: reading from S3 at {endpoint()} broke off {attempt} times "
+                        raise Unreachable(f"{self.url}: reading from S3 at {endpoint()} broke off {attempt} times "
                                        f"({type(error).__name__}); run the same command again") from error  # fmt: skip
                     self.body.close()
                     bucket, key = bucket_and_key(self.url)
@@ -150,6 +170,7 @@ class S3Writer:
         self.num_parts = 0
         self.parts: list[dict[str, Any]] = []
         self.under_way: set[Future[dict[str, Any]]] = set()
+        self.is_reachable = True
         self.pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="s3-part")
         with s3_errors(url):
             self.client = client(url)
@@ -171,7 +192,7 @@ class S3Writer:
 
     def finish(self) -> bool:
         """Make the object appear. False if it was to be absent and another writer was first."""
-        with s3_errors(self.url):
+        with self._errors():
             if self.upload_id is None:
                 done = self._finish(self.client.put_object, Body=self._taken(), ChecksumAlgorithm="SHA256")
             else:
@@ -191,9 +212,18 @@ class S3Writer:
         for future in self.under_way:
             future.cancel()
         self.pool.shutdown()
-        if self.upload_id is not None:
+        if self.upload_id is not None and self.is_reachable:
             with suppress(ClientError, BotoCoreError):  # the error under way says more; `abort_uploads` tidies up later
                 abort_upload(self.client, self.bucket, self.key, self.upload_id)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with s3_errors(self.url):
+                yield
+        except Unreachable:
+            self.is_reachable = False
+            raise
 
     def _finish(self, request: Any, **arguments: Any) -> bool:
         try:
@@ -205,7 +235,7 @@ class S3Writer:
         return True
 
     def _send(self, data: bytes) -> None:
-        with s3_errors(self.url):
+        with self._errors():
             if self.upload_id is None:
                 answer = self.client.create_multipart_upload(
                     Bucket=self.bucket, Key=self.key, ChecksumAlgorithm="SHA256"
@@ -286,7 +316,7 @@ def s3_errors(url: str) -> Iterator[None]:
             raise JobError(f"{url}: S3 refused the credentials ({code}); check the AWS_* environment") from error
         raise JobError(f"{url}: S3 at {endpoint()} answered {status} {code}; run the same command again") from error
     except BotoCoreError as error:
-        raise JobError(f"{url}: S3 at {endpoint()} cannot be used ({type(error).__name__}); is it up?") from error
+        raise Unreachable(f"{url}: S3 at {endpoint()} cannot be used ({type(error).__name__}); is it up?") from error
     except ValueError as error:
         if "Invalid endpoint" not in str(error):
             raise

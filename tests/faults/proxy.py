@@ -15,7 +15,7 @@ class Proxy:
     bytes_per_second: together in both directions, over all connections; 0 is unlimited.
     cut_after: that many bytes of an answer and the connection breaks, as long as `cuts` lasts.
     refusals: so many connections are answered 503.
-    silent: accepts connections and never answers.
+    silent: accepts connections and never answers; those that it has go silent, too.
     """
 
     def __init__(self, target: str) -> None:
@@ -46,8 +46,8 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        if self.silent:
-            time.sleep(300)
+        while self.silent:
+            time.sleep(0.05)
         if self.refusals > 0:
             self.refusals -= 1
             client.recv(BLOCK)
@@ -64,6 +64,8 @@ class Proxy:
         try:
             while data := source.recv(BLOCK):
                 self._wait_for(len(data))
+                while self.silent:
+                    time.sleep(0.05)
                 target.sendall(data)
                 passed += len(data)
                 if is_answer and self.cuts > 0 and passed > self.cut_after:

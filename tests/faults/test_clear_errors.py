@@ -2,11 +2,13 @@
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import make_pairs_command, run
+from infra import storage
+from tests.faults.conftest import environment, make_pairs_command, run, wait_for
 from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.faults
@@ -37,6 +39,23 @@ def test_storage_that_cannot_be_used(s3_server, photos, tmp_path, changed, bucke
     assert len(done.stderr.splitlines()) == 1
     for secret in (SECRET, s3_server["AWS_SECRET_ACCESS_KEY"]):
         assert secret not in done.stdout + done.stderr
+
+
+def test_a_store_that_falls_silent_in_mid_run(s3_server, eight_photos, s3):
+    """It accepts connections and never answers, which no error of a socket tells."""
+    with Proxy(s3_server["AWS_ENDPOINT_URL"]) as proxy:
+        settings = environment({**s3_server, "AWS_ENDPOINT_URL": proxy.url})
+        command = make_pairs_command(eight_photos, f"{s3}/out", "--workers", "2")
+        job = subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: len(list(storage.list_files(f"{s3}/out/shards", ".json"))) >= 2, job)
+        proxy.silent, start = True, time.monotonic()
+        _, complained = job.communicate(timeout=120)
+        seconds = time.monotonic() - start
+    assert job.returncode == 1
+    errors = [line for line in complained.splitlines() if not line.startswith("pairs:")]
+    assert len(errors) == 1, complained
+    assert "cannot be used (" in errors[0]
+    assert seconds < 60
 
 
 def test_no_credentials_at_all(photos, tmp_path):

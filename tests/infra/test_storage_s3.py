@@ -3,10 +3,13 @@
 import hashlib
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from botocore.config import Config
 
 from infra import storage, storage_s3
 from infra.errors import JobError
@@ -92,6 +95,46 @@ def test_a_whole_object_is_read_into_one_buffer(s3):
     assert peak < len(PAYLOAD) + (8 << 20)
     storage.write_bytes(url, b"")
     assert storage.read_bytes(url) == b""
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(storage_s3, "LATER", storage_s3.LATER.merge(Config(connect_timeout=0.5, read_timeout=0.5)))
+    monkeypatch.setattr(storage_s3, "PATIENCE_SECONDS", 0.7)
+
+
+@pytest.mark.parametrize("payload", [b"small", PAYLOAD])
+def test_a_store_that_falls_silent_is_given_up(payload, proxy, s3, impatient):
+    """After two attempts of the request that noticed it; nothing is asked after that, not even to abort the upload."""
+    storage.write_bytes(storage.join(s3, "first"), b"1")
+    with pytest.raises(storage_s3.Unreachable, match=r"cannot be used \((ReadTimeout|ConnectionClosed)Error\)"):
+        write_into_silence(storage.join(s3, "second"), payload, proxy)
+    assert time.monotonic() - proxy.since < 4
+
+
+def write_into_silence(url: str, payload: bytes, proxy: Proxy) -> None:
+    with storage.open_write(url) as sink:
+        sink.write(payload)
+        proxy.silent, proxy.since = True, time.monotonic()
+
+
+def test_a_body_that_falls_silent_is_given_up(proxy, s3, impatient):
+    url = storage.join(s3, "big")
+    storage.write_bytes(url, PAYLOAD)
+    with storage.open_read(url) as stream:
+        stream.read(10)
+        proxy.silent, start = True, time.monotonic()
+        with pytest.raises(storage_s3.Unreachable):
+            stream.read()
+    assert time.monotonic() - start < 4
+
+
+def test_a_store_that_is_silent_for_a_moment_is_waited_for(proxy, s3, impatient):
+    url = storage.join(s3, "first")
+    storage.write_bytes(url, b"1")
+    proxy.silent = True
+    threading.Timer(0.6, lambda: setattr(proxy, "silent", False)).start()
+    assert storage.read_bytes(url) == b"1"
 
 
 def test_refusals_of_a_busy_server_are_waited_out(proxy, s3):

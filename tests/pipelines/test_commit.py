@@ -3,6 +3,8 @@
 import pytest
 
 from infra import storage
+from infra.storage_s3 import Unreachable
+from pipelines import shard
 from pipelines.shard import clear_leftovers, make_shard, read_record, read_shard, record_url, tar_url
 
 OURS = [{"__key__": "000000-000000", "json": b"{}"}]
@@ -85,3 +87,15 @@ def test_a_write_cleared_away_by_the_job_that_finished(url):
     assert make_shard(url, 0, overtaken()) == read_record(url, 0)
     assert stored(url) == [THEIRS[0]["json"]]
     assert len(names(url)) == 2
+
+
+def test_a_store_that_is_gone_is_not_asked_for_a_record(tmp_path, monkeypatch):
+    """Every question would take its half minute again."""
+
+    def lost():
+        yield from OURS
+        raise Unreachable("gone")
+
+    monkeypatch.setattr(shard, "read_record", lambda *_: pytest.fail("asked"))
+    with pytest.raises(Unreachable):
+        make_shard(str(tmp_path), 0, lost())

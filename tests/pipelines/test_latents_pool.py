@@ -74,7 +74,7 @@ def test_a_batch_whose_encoder_is_silent_goes_to_another(never_there, monkeypatc
 @pytest.mark.parametrize(
     ("troubles", "restarts", "expected"),
     [
-        (["no weights"], 0, r"an encoder cannot start \(ValueError: the weights are damaged\); what is finished is kept"),
+        (["no weights"], 0, r"an encoder cannot start \(ValueError: the weights are damaged\); what is finished"),
         (["no memory"], 0, r"batch_size: 6 images are too many .*\(CUDA out of memory.*80 GiB\.\); lower it and give"),
         (["dies"], 0, "all encoders died again and again"),
         (["dies"], 9, r"2 encoders died over one batch \(.*lower autoencoder\.batch_size"),
