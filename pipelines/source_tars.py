@@ -29,7 +29,8 @@ def index_tar(url: str, size: int, suffixes: tuple[str, ...]) -> Iterator[TarMem
     """The members of the tar at `url` (`size` bytes) whose names end in one of `suffixes`, in their order.
 
     As in WebDataset, what stands before the first dot of the file name is the key of a sample: a second image of one
-    key is a fault. Raises UsageError if the tar is damaged or cut off: nobody knows what is missing then.
+    key is a fault, and so is a link, which holds no bytes of its own. Raises UsageError if the tar is damaged or cut
+    off: nobody knows what is missing then.
     """
     seen: dict[str, str] = {}
     with _open(url, size) as file:
@@ -37,11 +38,15 @@ def index_tar(url: str, size: int, suffixes: tuple[str, ...]) -> Iterator[TarMem
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                    if not member.isfile() or not member.name.lower().endswith(suffixes):
+                    is_link = member.islnk() or member.issym()
+                    if not (member.isfile() or is_link) or not member.name.lower().endswith(suffixes):
                         continue
                     folder, slash, base = member.name.rpartition("/")
                     key = folder + slash + base.partition(".")[0]
                     fault = ("duplicate_key", f"the tar holds {seen[key]} of the same key") if key in seen else None
+                    if is_link:
+                        how = "tar --dereference --hard-dereference"
+                        fault = ("link", f"leads to {member.linkname}; pack it with {how}")
                     seen.setdefault(key, member.name)
                     yield TarMember(member.name, member.offset_data, member.size, fault)
         except tarfile.TarError as error:

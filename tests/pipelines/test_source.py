@@ -257,6 +257,20 @@ def test_faults_of_tars(tmp_path, data):
     }
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_in_tars_are_rejected(kind, tmp_path, data, recipe):
+    tar = write_tar(tmp_path / "x.tar", [("a.png", data["coffee.png"])])
+    with tarfile.open(tar, "a") as file:
+        for name in ("b.png", "notes.txt"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.png"
+            file.addfile(link)
+    samples, rejects = planned_samples(recipe, tar)
+    assert {sample["record"]["source"] for sample in samples.values()} == {"x.tar/a.png"}
+    assert [(reject.uri, reject.reason) for reject in rejects] == [("x.tar/b.png", "link")] * 3
+    assert rejects[0].detail == "leads to a.png; pack it with tar --dereference --hard-dereference"
+
+
 def bad_parquet(path):
     pq.write_table(pa.table({"uri": [1, 2]}), path)
 
