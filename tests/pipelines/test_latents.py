@@ -98,7 +98,6 @@ def test_relative_places_mean_what_they_mean_to_the_command(stages, tmp_path, mo
         shutil.copytree(folder / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     near = load_recipe("realsr_x4", [*OVERRIDES, "autoencoder.weights=autoencoder", "autoencoder.precision=float32"])
-    assert "probe: " in make_latents(near, "pairs", "out", workers=1, dry_run=True)
     assert make_latents(near, "pairs", "out", workers=1).split(";")[0].endswith("(3 made now) -> out")
     assert shard_digests("out") == shard_digests(folder / "latents")
 
@@ -138,9 +137,11 @@ def test_verify_looks_at_the_autoencoder_too(stages, tmp_path):
     assert "is missing" in verify(str(tmp_path / "out")).faults[0]
 
 
-def test_a_dry_run_estimates_and_stores_nothing(stages, tmp_path):
+def test_a_dry_run_estimates_and_stores_nothing(stages, tmp_path, monkeypatch):
     folder, recipe = stages
-    said = make_latents(recipe, str(folder / "pairs"), str(tmp_path / "out"), 2, True, Prices(cpu_hour=1))
+    monkeypatch.chdir(folder)  # where no worker stands
+    near = load_recipe("realsr_x4", [*OVERRIDES, "autoencoder.weights=autoencoder", "autoencoder.precision=float32"])
+    said = make_latents(near, "pairs", str(tmp_path / "out"), 2, True, Prices(cpu_hour=1))
     assert not (tmp_path / "out").exists()
     plan, probe, expected, cost = said.splitlines()
     assert "9 pairs in 3 shards, 0 of them made already, autoencoder " in plan

@@ -77,7 +77,9 @@ def test_a_batch_whose_encoder_is_silent_goes_to_another(never_there, monkeypatc
         (["no weights"], 0, r"an encoder cannot start \(ValueError: the weights are damaged\); what is finished"),
         (["no memory"], 0, r"batch_size: 6 images are too many .*\(CUDA out of memory.*80 GiB\.\); lower it and give"),
         (["dies"], 0, "all encoders died again and again"),
-        (["dies"], 9, r"2 encoders died over one batch \(.*lower autoencoder\.batch_size"),
+        pytest.param(
+            *(["dies"], 9, r"2 encoders died over one batch \(.*lower autoencoder\.batch_size"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_no_other_encoder_mends_is_one_line(troubles, restarts, expected, monkeypatch):
