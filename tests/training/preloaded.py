@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import tempfile
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -11,3 +12,4 @@ from training import autoencoder_run, denoiser_run, engine, one_voice  # noqa: F
 
 engine._import_deepspeed()
 importlib.import_module("torch._dynamo")  # the first use of meta tensors does, which takes two seconds
+tempfile.tempdir = None  # asked for by that import; each process has a TMPDIR of its own
