@@ -142,6 +142,7 @@ def test_a_version_is_on_record_and_an_evaluation_goes_on(
         evaluate(other_seed, f"models:/tiny/{version}", folder_pairs, out)
 
 
+@pytest.mark.slow
 def test_the_champion_is_measured_or_its_evaluation_used_again(
     recipe, folder_pairs, tmp_path, mlflow_store, local_ray, lenient
 ):

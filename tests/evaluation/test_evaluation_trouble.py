@@ -81,6 +81,7 @@ def test_a_set_in_which_nothing_can_be_measured_fails(recipe, bundle, tmp_path, 
         evaluate(recipe, bundle, tmp_path / "set", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_images_too_small_for_the_ranking_metric_are_said_to_be(bundle, tmp_path, mlflow_store, local_ray):
     for name, side in (("hq", 16), ("lq", 4)):
         (tmp_path / "set" / name).mkdir(parents=True)

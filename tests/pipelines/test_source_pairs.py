@@ -105,6 +105,7 @@ def test_folders_on_s3_give_the_same_plan_and_pairs(folders, s3):
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 def test_relative_folders_mean_what_they_mean_to_the_command(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no worker stands
     assert "9 pairs in 3 shards (3 made now, 0 rejected)" in make_pairs(paired("lq"), "hq", "out")

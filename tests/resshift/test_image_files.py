@@ -99,6 +99,7 @@ def test_tiffs_which_readers_turn_by_themselves_are_turned_once(orientation, dty
     np.testing.assert_array_equal(found >> 8 if dtype == np.uint16 else found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize(("dtype", "at", "value"), [(np.uint8, 8, 7), (np.uint8, 72, 2), (np.uint16, 32, 16)])
 def test_a_tiff_with_damaged_tags_is_damaged(dtype, at, value):
     """Pillow says it with a TypeError and OpenCV with one of its own."""
