@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo stack test test-faults check format clean
+.PHONY: help install demo stack test test-slow test-faults check format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [SOURCE=folder]  photos become a promoted restoration model (about 10 minutes on two cores)"
 	@echo "make stack                 S3, MLflow and a Ray head on this machine, until Ctrl-C"
 	@echo "make test                  the tests, eight minutes at most on two cores"
-	@echo "make test-faults           those that run long, or kill processes, nodes and servers"
+	@echo "make test-slow             those that run longer"
+	@echo "make test-faults           those that kill processes, nodes and servers"
 	@echo "make check                 ruff, mypy and the import contracts"
 	@echo "make format                let ruff rewrite what it can"
 	@echo "make clean                 remove what demo and tests made (make clean-all: also the environment)"
@@ -42,8 +43,11 @@ test: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) \
 		$(or $(ARGS),-m "not faults and not slow" --durations 15)
 
+test-slow: $(INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "slow and not faults" --durations 15
+
 test-faults: $(INSTALLED)
-	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "slow or faults" --durations 15
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m faults --durations 15
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -66,12 +66,12 @@ VARIANTS = (
     Variant("without LPIPS, without compile", "latents", (*WITHOUT_LPIPS, PLAIN[0])),
     Variant("plain: pairs, float32, NCHW, no compile", "pairs", PLAIN),
     Variant("without compile", "latents", PLAIN[:1]),
-    Variant("LPIPS on a quarter (lpips_crop), without compile", "latents", ("training.lpips_crop=32", PLAIN[0])),
-    Variant("as the recipe says", "latents", ()),
+    Variant("without compile, pairs encoded in the step", "pairs", PLAIN[:1]),
+    Variant("without compile, float32", "latents", PLAIN[:2]),
+    Variant("without compile, NCHW", "latents", (PLAIN[0], PLAIN[2])),
+    Variant("without compile, LPIPS on a quarter (lpips_crop)", "latents", ("training.lpips_crop=32", PLAIN[0])),
     Variant("without LPIPS", "latents", WITHOUT_LPIPS),
-    Variant("pairs, encoded in the step", "pairs", ()),
-    Variant("float32", "latents", PLAIN[1:2]),
-    Variant("NCHW", "latents", PLAIN[2:]),
+    Variant("as the recipe says", "latents", ()),
 )
 
 

@@ -85,8 +85,10 @@ def test_sigterm_to_the_command_saves_and_leaves_with_the_documented_code(latent
             process.kill()
     (saved,) = whole_checkpoints(str(out / "checkpoints"))
     assert 1 <= saved.step < 100_000
-    assert f"stopped by SIGTERM, saved at step {saved.step}; run the same command again" in log.read_text()
-    assert "Traceback" not in log.read_text()
+    # An actor that Ray Train has for itself may complain when it is taken down.
+    lines = [line for line in log.read_text().splitlines() if "(PlacementGroupCleaner " not in line]
+    assert any(f"stopped by SIGTERM, saved at step {saved.step}; run the same command again" in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
 
 
 def test_what_does_not_fit_is_one_line(latents, recipe_file, tmp_path):
