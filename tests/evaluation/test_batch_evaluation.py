@@ -69,6 +69,7 @@ def test_batches_hold_images_of_one_size_in_their_order():
     assert batches == [["a", "b"], ["c"], ["d"], ["e"], ["f"], ["g"], ["h"], ["i"]]
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_actors(recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray):
     outs = [tmp_path / f"{workers}" for workers in (1, 2)]
     one, two = (evaluate(recipe, bundle, folder_pairs, out, workers=int(out.name)) for out in outs)
@@ -184,6 +185,7 @@ def test_the_champion_is_measured_or_its_evaluation_used_again(
         assert summary["metrics"] == reused["metrics"]
 
 
+@pytest.mark.slow
 def test_outputs_of_other_methods_are_measured_beside(recipe, folder_pairs, bundle, tmp_path, mlflow_store, local_ray):
     perfect, partial = tmp_path / "perfect", tmp_path / "partial"
     shutil.copytree(folder_pairs / "hq", perfect)

@@ -43,6 +43,7 @@ def test_a_broken_image_leaves_its_batch_alone(recipe, broken_pairs, bundle, tmp
     assert summary["metrics"]["psnr_y"]["num_images"] == 6
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_stops_the_evaluation_and_what_was_done_stays(
     recipe, photos, bundle, tmp_path, mlflow_store, local_ray
 ):

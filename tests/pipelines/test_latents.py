@@ -84,6 +84,7 @@ def test_a_sample_is_encoded_the_same_in_any_batch(stages):
                 np.testing.assert_allclose(other[(place + 4) % 9], all_of_them[place], rtol=0, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bytes_do_not_depend_on_the_number_of_encoders(stages, tmp_path, workers):
     folder, recipe = stages
