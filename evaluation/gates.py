@@ -88,12 +88,12 @@ def _check_metric(
     table = paired_values(rows[rows["method"].isin([MODEL, reference])], gate.metric)
     if table.empty or {MODEL, reference} - set(table.columns):
         return GateResult(what, "not measured", required, False)
-    interval = interval_json(interval_of(improvements(table, gate.metric, reference), rows, evaluation))
     if missing := _missing(rows, gate.metric, reference):
         return GateResult(what, f"no value for {missing} images that {name} has one for", required, False)
     if len(table) < promotion.min_images:
         measured = f"measured on {len(table)} images"
         return GateResult(what, measured, f"{required} on >= {promotion.min_images}", False)
+    interval = interval_json(interval_of(improvements(table, gate.metric, reference), rows, evaluation))
     reached = interval["low"] if gate.bound == "interval" else interval["mean"]
     is_enough = reached is not None and reached > gate.min_improvement
     return GateResult(what, improvement_text(gate.metric, interval) + unit, required, is_enough)

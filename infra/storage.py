@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from infra.errors import JobError, UsageError
 from infra.storage_disk import DiskWriter, clear_temporaries, list_folder
 from infra.storage_s3 import COPY_BYTES, S3Reader, S3Writer, abort_uploads, bucket_and_key, client, s3_errors
+from infra.storage_s3 import Unreachable as Unreachable
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -6,9 +6,7 @@ rounded to 8, of several pages or frames the first one counts. Colour profiles a
 """
 
 import io
-import struct
 import warnings
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -16,24 +14,11 @@ import simplejpeg
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-ORIENTATION = 0x0112
-UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: np.rot90,
-}
-"""EXIF orientation -> what turns the stored array (H, W, ...) upright."""
+from resshift.image_files import DAMAGE, ORIENTATION, UPRIGHT
 
 SAMPLES_PER_PIXEL = 277  # TIFF tag
 BITS_PER_SAMPLE = 258
 EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
-
-DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, cv2.error)
-"""What the decoders raise for files that are damaged in odd ways: a header may say anything."""
 
 
 class Rejected(ValueError):

@@ -26,7 +26,6 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from infra import storage
 from infra.errors import JobError
-from infra.storage_s3 import Unreachable
 from infra.version import code_version
 from pipelines.codec import decode_png as decode_png
 from pipelines.codec import encode_png as encode_png
@@ -115,7 +114,7 @@ def make_shard(
     try:
         with storage.open_write(mine, if_absent=True) as sink:
             count = _write_tar(sink, samples)
-    except Unreachable:
+    except storage.Unreachable:
         raise
     except JobError:
         standing = read_record(url, shard)
@@ -160,7 +159,7 @@ def clear_leftovers(url: str, records: Iterable[CommitRecord]) -> None:
             storage.delete(entry.url)
     try:
         storage.clear_unfinished(storage.join(url, "shards"))
-    except Unreachable:
+    except storage.Unreachable:
         raise
     except JobError as error:  # some stores do not let everyone list unfinished uploads, and the dataset is whole
         print(f"note: unfinished uploads of killed jobs, if any, are still there ({error})", file=sys.stderr)

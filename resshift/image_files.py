@@ -23,19 +23,28 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's bound (178956970): a few bytes of a bad file may claim any size."""
 
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+ORIENTATION = 0x0112
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
     4: np.flipud,
     5: lambda a: a.swapaxes(0, 1),
     6: lambda a: np.rot90(a, -1),
     7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
+    8: np.rot90,
 }
+"""EXIF orientation -> what turns the stored array (H, W, ...) upright. Pillow and OpenCV turn TIFFs by themselves."""
+
+DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, cv2.error)
+"""What the decoders raise for files that are damaged in odd ways: a header may say anything."""
+
 _LUMA = np.array([0.299, 0.587, 0.114])
 _ALPHA_MARGIN = 4  # LQ rows above and below that the bicubic kernel may look at
 _ROWS = 256  # LQ rows of alpha enlarged at once
+
+
+class _Unsupported(ValueError):
+    """A whole image of a kind that is not read."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,9 @@ def decode(data: bytes) -> LoadedImage:
         raise ValueError("is not an image (or of a kind that is not supported)") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"has more than the {MAX_PIXELS} pixels that are taken; cut it") from error
-    except (OSError, SyntaxError, EOFError, TypeError, struct.error, cv2.error) as error:
-        # Of a TIFF without a tag that it needs, Pillow says it with a TypeError.
+    except _Unsupported:
+        raise
+    except DAMAGE as error:
         raise ValueError(f"is damaged or cut off ({' '.join(str(error).split())})") from error
 
 
@@ -154,9 +164,8 @@ def _decode_opened(data: bytes, opened: Image.Image) -> LoadedImage:
     deep = _is_deep(opened)  # before anything loads it and forgets
     frames = getattr(opened, "n_frames", 1)
     notes = (f"only the first of {frames} frames is used",) if frames > 1 else ()
-    # Pillow and OpenCV turn TIFFs by themselves.
-    orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_ORIENTATION_TAG, 1)
-    turn = _UPRIGHT.get(orientation, lambda a: a)
+    orientation = 1 if opened.format == "TIFF" else opened.getexif().get(ORIENTATION, 1)
+    turn = UPRIGHT.get(orientation, lambda a: a)
     icc_profile = opened.info.get("icc_profile")
     opened.load()  # finds what is damaged, which OpenCV may pass over
     rgb, alpha, is_gray = _decode_deep(data) if deep else _decode_shallow(opened)
@@ -182,7 +191,7 @@ def _decode_deep(data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
     if samples.dtype == np.uint8:
         samples = samples.astype(np.uint16) * 257
     if samples.dtype != np.uint16:
-        raise ValueError(f"holds {samples.dtype} samples, which are not supported; convert it to 8 or 16 bits")
+        raise _Unsupported(f"holds {samples.dtype} samples, which are not supported; convert it to 8 or 16 bits")
     if samples.ndim == 2:
         return np.repeat(samples[..., None], 3, axis=2), None, True
     alpha = samples[..., 3] if samples.shape[2] == 4 else None
@@ -193,7 +202,7 @@ def _decode_deep(data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
 
 def _decode_shallow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:
     if image.mode == "F":
-        raise ValueError("holds 32-bit floating-point samples, which are not supported; convert it to 8 or 16 bits")
+        raise _Unsupported("holds 32-bit floating-point samples, which are not supported; convert it to 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = np.array(image.convert("RGBA"))
         return rgba[..., :3], rgba[..., 3], image.mode in ("L", "LA", "La")
@@ -201,7 +210,10 @@ def _decode_shallow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, 
 
 
 __all__ = [
+    "DAMAGE",
     "MAX_PIXELS",
+    "ORIENTATION",
+    "UPRIGHT",
     "LoadedImage",
     "decode",
     "decode_mask",
