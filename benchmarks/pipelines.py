@@ -45,7 +45,7 @@ from PIL import Image  # noqa: E402
 from skimage import data  # noqa: E402
 
 from degradations import build  # noqa: E402
-from infra import storage, storage_s3  # noqa: E402
+from infra import storage, storage_s3_client  # noqa: E402
 from infra.recipe import load_recipe  # noqa: E402
 from infra.servers import s3_server  # noqa: E402
 from pipelines.decode import decode_rgb  # noqa: E402
@@ -210,14 +210,14 @@ def redirected(url: str) -> Iterator[None]:
     before = os.environ["AWS_ENDPOINT_URL"]
     ray.shutdown()
     os.environ["AWS_ENDPOINT_URL"] = url
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         yield
     finally:
         ray.shutdown()
         os.environ["AWS_ENDPOINT_URL"] = before
-        storage_s3.forget_clients()
+        storage_s3_client.forget_clients()
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 

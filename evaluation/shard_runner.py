@@ -11,7 +11,7 @@ import torch
 from evaluation.evaluator import EvaluationJob, Evaluator
 from evaluation.model_bundle import Bundle, load_bundle
 from evaluation.pair_set import PairShard
-from infra.cluster import cluster
+from infra.cluster import check_start, cluster
 from infra.errors import JobError, UsageError
 from infra.progress import progress
 
@@ -91,6 +91,7 @@ def _counts(start_actor: Callable[[], Any], num_actors: int, shards: Sequence[Pa
                 raise error.cause from error
             raise
         except ray.exceptions.RayActorError as error:
+            check_start(error, "an evaluator")
             del running[stream]
             deaths[work.shard.name] += 1
             if deaths[work.shard.name] > MAX_DEATHS:

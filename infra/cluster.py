@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from infra.errors import JobError, UsageError
 
@@ -53,6 +60,15 @@ def cluster(workers: int | None = None, log_to_driver: bool = False) -> Iterator
     finally:
         if started_here:
             ray.shutdown()
+
+
+def check_start(error: RayActorError, what: str) -> None:
+    """Raise a JobError if an actor could not even start: its next attempt could not either. `what`: "an encoder"."""
+    if error.actor_init_failed:
+        reason = str(error).strip().splitlines()[-1]
+        raise JobError(
+            f"{what} cannot start ({reason}); what is finished is kept: mend that and run the same command again"
+        ) from error
 
 
 def _check_address(address: str | None) -> None:

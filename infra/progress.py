@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -50,10 +51,18 @@ class _PlainBar(Bar):
         if not final and now - self.last_shown < PLAIN_INTERVAL_SECONDS:
             return
         self.last_shown = now
-        remaining = (self.total - self.done) / self.rate if self.rate > 0 else float("nan")
-        end = f"{now - self.started:.0f} s" if final else f"{remaining:.0f} s left"
-        line = f"{self.description}: {self.done}/{self.total} {self.unit}, {self.rate:.3g} {self.unit}/s, {end}"
-        print(f"{line} {self.figures_text()}".rstrip(), file=sys.stderr, flush=True)
+        parts = [f"{self.description}: {self.done}/{self.total} {self.unit}"]
+        if self.rate > 0:
+            parts.append(f"{self.rate:.3g} {self.unit}/s")
+        if final:
+            parts.append(_duration(now - self.started))
+        elif self.rate > 0:
+            parts.append(f"{_duration((self.total - self.done) / self.rate)} left")
+        print(f"{', '.join(parts)} {self.figures_text()}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
 
 
 class _RichBar(Bar):

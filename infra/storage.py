@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from infra.errors import JobError, UsageError
 from infra.storage_disk import DiskWriter, clear_temporaries, list_folder
-from infra.storage_s3 import COPY_BYTES, S3Reader, S3Writer, abort_uploads, bucket_and_key, client, s3_errors
-from infra.storage_s3 import Unreachable as Unreachable
+from infra.storage_s3 import COPY_BYTES, S3Reader, S3Writer, abort_uploads
+from infra.storage_s3_client import Unreachable as Unreachable
+from infra.storage_s3_client import bucket_and_key, client, s3_errors
 
 
 @dataclass(frozen=True, order=True, slots=True)

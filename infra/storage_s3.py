@@ -1,101 +1,35 @@
-"""S3 behind infra.storage: one client, its errors in words, streams that survive a cut connection.
+"""Streams of S3 behind infra.storage: reading that survives a cut connection, and uploads in parts.
 
-botocore retries every single request (timeouts, refused connections, 5xx, throttling) with back-off; what it cannot
-retry, a body that breaks off and an upload in parts, is dealt with here.
+What botocore cannot retry, a body that breaks off and an upload in parts, is dealt with here.
 """
 
 import errno
 import io
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.errors import JobError
+from infra.storage_s3_client import (
+    Unreachable,
+    bucket_and_key,
+    client,
+    endpoint,
+    is_out_of_patience,
+    s3_errors,
+    status_of,
+    waiting_since,
 )
-
-from infra.errors import JobError, UsageError
 
 PART_BYTES = 8 << 20  # S3 wants at least 5 MiB in every part but the last
 COPY_BYTES = 1 << 20
 PARTS_AT_ONCE = 3  # with the one being filled, a writer holds four parts in memory, however slow the store is
 MAX_PARTS = 10_000
 BODY_ATTEMPTS = 4
-
-# The n-th retry waits up to 0.05 * 2^n s. A first contact fails soon when nobody is there; later requests wait
-# 13 s on average, 26 at most, in which a server may come back. One that accepts connections and says nothing costs the
-# time of a read for every attempt: after PATIENCE_SECONDS there is no other, so it is given up after 30 s.
-FIRST_CONTACT = Config(retries={"mode": "standard", "total_max_attempts": 7}, connect_timeout=2.5, read_timeout=2.5)
-LATER = Config(
-    retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=15, max_pool_connections=16
-)
-PATIENCE_SECONDS = 20.0
-
-
-class Unreachable(JobError):
-    """The store does not answer: what else there is to ask of it would only take as long again."""
-
-
-def bucket_and_key(url: str) -> tuple[str, str]:
-    """Split `s3://bucket/key`; a key may hold any character, '#' and '?' too. Raises UsageError without a bucket."""
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise UsageError(f"url '{url}': names no bucket; write s3://bucket/prefix")
-    return bucket, key
-
-
-def client(url: str) -> Any:
-    """The client of this process, after a first contact with the bucket of `url`. Call it inside `s3_errors`."""
-    bucket, key = bucket_and_key(url)
-    if (os.getpid(), bucket) not in _met:
-        hasty = boto3.session.Session().client("s3", config=FIRST_CONTACT)
-        try:
-            hasty.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-        except ClientError as error:
-            if status_of(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
-                raise JobError(f"{url}: no S3 server answers at {endpoint()}; check AWS_ENDPOINT_URL") from error
-            raise
-        _met.add((os.getpid(), bucket))
-    return _client(os.getpid())
-
-
-_met: set[tuple[int, str]] = set()
-
-
-@cache
-def _client(process: int) -> Any:
-    """`process`: a client must not be shared across a fork. Not the default session, it keeps old credentials."""
-    s3 = boto3.session.Session().client("s3", config=LATER)
-    s3.meta.events.register("before-call.s3", _start_clock)
-    s3.meta.events.register_first("needs-retry.s3", _end_patience)
-    return s3
-
-
-def _start_clock(params: dict[str, Any], **_: Any) -> None:
-    params["context"]["started"] = time.monotonic()
-
-
-def _end_patience(caught_exception: Exception | None, request_dict: dict[str, Any], **_: Any) -> None:
-    """Of an attempt that failed: raise what it raised if the request has taken too long for another one."""
-    if caught_exception is not None and time.monotonic() - request_dict["context"]["started"] > PATIENCE_SECONDS:
-        raise caught_exception
-
-
-def forget_clients() -> None:
-    """Read the AWS environment anew at the next use."""
-    _client.cache_clear()
-    _met.clear()
 
 
 class S3Reader(io.RawIOBase):
@@ -117,6 +51,7 @@ class S3Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
+        start = time.monotonic()
         for attempt in range(1, BODY_ATTEMPTS + 1):
             with s3_errors(self.url):
                 try:
@@ -125,13 +60,14 @@ class S3Reader(io.RawIOBase):
                         raise ConnectionResetError(errno.ECONNRESET, "the body ended early")
                     break
                 except (BotoCoreError, OSError) as error:
-                    if attempt == BODY_ATTEMPTS:
+                    if attempt == BODY_ATTEMPTS or is_out_of_patience(start):
                         raise Unreachable(f"{self.url}: reading from S3 at {endpoint()} broke off {attempt} times "
                                        f"({type(error).__name__}); run the same command again") from error  # fmt: skip
                     self.body.close()
                     bucket, key = bucket_and_key(self.url)
                     rest = f"bytes={self.offset}-{self.end - 1}"
-                    answer = client(self.url).get_object(Bucket=bucket, Key=key, Range=rest, IfMatch=self.etag)
+                    with waiting_since(start):
+                        answer = client(self.url).get_object(Bucket=bucket, Key=key, Range=rest, IfMatch=self.etag)
                     self.body = answer["Body"]
         view[: len(data)] = data
         self.offset += len(data)
@@ -282,42 +218,3 @@ def abort_uploads(url: str) -> int:
                 abort_upload(client(url), bucket, upload["Key"], upload["UploadId"])
                 count += 1
     return count
-
-
-def status_of(error: ClientError) -> int:
-    """HTTP status of an S3 answer, 0 if there is none."""
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def endpoint() -> str:
-    """The S3 endpoint as it may be shown: without user and password."""
-    parts = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://AWS")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-@contextmanager
-def s3_errors(url: str) -> Iterator[None]:
-    """Turn what boto3 raises into FileNotFoundError or one clear JobError (its text never holds a secret)."""
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
-        raise JobError(
-            f"{url}: no S3 credentials ({type(error).__name__}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    except ClientError as error:
-        code, status = error.response.get("Error", {}).get("Code", "?"), status_of(error)
-        if code == "NoSuchBucket":
-            raise JobError(f"{url}: the bucket does not exist; create it or correct the URL") from error
-        if code == "NoSuchUpload":
-            raise JobError(f"{url}: this upload was aborted by another; run the same command again") from error
-        if status == 404:
-            raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
-        if status in (401, 403):
-            raise JobError(f"{url}: S3 refused the credentials ({code}); check the AWS_* environment") from error
-        raise JobError(f"{url}: S3 at {endpoint()} answered {status} {code}; run the same command again") from error
-    except BotoCoreError as error:
-        raise Unreachable(f"{url}: S3 at {endpoint()} cannot be used ({type(error).__name__}); is it up?") from error
-    except ValueError as error:
-        if "Invalid endpoint" not in str(error):
-            raise
-        raise JobError(f"AWS_ENDPOINT_URL '{endpoint()}': is no URL; write http://host:port") from error

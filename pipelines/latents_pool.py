@@ -14,11 +14,13 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayTaskError
 
+from infra.cluster import check_start
 from infra.errors import JobError
 
 SILENCE_SECONDS = 60.0
 """An encoder that gives nothing for so long is asked whether it is there, and given up if it is silent again."""
 PAUSE_SECONDS = 1.0
+ENCODER = "an encoder"
 MOST_LOSSES = 4  # of one batch: then the batch is what kills them
 
 
@@ -52,7 +54,8 @@ class EncoderPool:
                 if self._is_answered(batch):
                     return ray.get(batch.latents)
             except (RayActorError, ObjectLostError) as error:  # what is lost with its node has to be computed again
-                _check_start(error)
+                if isinstance(error, RayActorError):
+                    check_start(error, ENCODER)
                 reason = str(error).splitlines()[0]
             except RayTaskError as error:
                 if isinstance(error.cause, torch.OutOfMemoryError):
@@ -112,7 +115,7 @@ class EncoderPool:
                 ray.get(answer)
                 self._up.add(encoder)
             except ActorDiedError as error:
-                _check_start(error)
+                check_start(error, ENCODER)
                 self._dead.add(encoder)
             except RayActorError:  # it is about to start again, or hopes to
                 self._down.add(encoder)
@@ -129,12 +132,3 @@ def mean_busy_share(actors: Sequence[Any]) -> float | None:
         except RayActorError:  # lost on the way
             continue
     return sum(shares) / len(shares) if shares else None
-
-
-def _check_start(error: Exception) -> None:
-    """Raise a JobError if an encoder could not start: the next one could not either."""
-    if isinstance(error, RayActorError) and error.actor_init_failed:
-        reason = str(error).strip().splitlines()[-1]
-        raise JobError(
-            f"an encoder cannot start ({reason}); what is finished is kept: mend that and run the same command again"
-        ) from error

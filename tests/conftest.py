@@ -79,10 +79,10 @@ def s3_server(tmp_path_factory):
 @pytest.fixture
 def s3(s3_server, monkeypatch) -> str:
     """`s3://bucket/prefix` of an empty prefix on the real server, with the AWS environment set."""
-    from infra import storage_s3
+    from infra import storage_s3_client
 
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
     yield f"s3://tests/{secrets.token_hex(4)}"
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()

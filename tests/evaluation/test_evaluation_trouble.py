@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 
 from evaluation.pair_set import open_pairs
 from evaluation.registry import client
 from evaluation.rows import finished_shards
+from evaluation.shard_runner import _counts
 from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from infra.servers import free_port
@@ -61,6 +63,22 @@ def test_a_damaged_shard_stops_the_evaluation_and_what_was_done_stays(
     assert finished_shards(str(out)) == {"000000"}
     second.write_bytes(whole)
     assert evaluate(recipe, bundle, data, out)["metrics"]["psnr_y"]["num_images"] == 6
+
+
+def test_a_worker_that_cannot_start_is_not_started_again(folder_pairs, local_ray):
+    """As on a node whose torch sees none of the GPUs that Ray counts there."""
+
+    @ray.remote(num_cpus=0)
+    class Unable:
+        def __init__(self):
+            raise RuntimeError("Found no NVIDIA driver on your system.")
+
+        def evaluate_shard(self, shard):
+            yield shard.num_pairs
+
+    shards = open_pairs(str(folder_pairs)).shards
+    with pytest.raises(JobError, match=r"an evaluator cannot start \(RuntimeError: Found no NVIDIA driver.*mend that"):
+        list(_counts(Unable.remote, 1, shards))
 
 
 def test_too_little_gpu_memory_is_one_clear_line(folder_pairs, bundle, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import storage, storage_s3
+from infra import storage, storage_s3_client
 from infra.servers import s3_ports, s3_server
 from pipelines.dataset import iter_shard, open_dataset
 from pipelines.verification import verify
@@ -85,7 +85,7 @@ def test_a_killed_s3_server(eight_photos, undisturbed, tmp_path, monkeypatch):
     with s3_server(folder, "key", secret, "tests", ports) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        storage_s3.forget_clients()
+        storage_s3_client.forget_clients()
         job = start(make_pairs_command(eight_photos, out, "--workers", "2"), server.environment)
         wait_for(lambda: len(list(storage.list_files(f"{out}/shards", ".json"))) >= 2, job)
         server.kill()
@@ -109,13 +109,13 @@ def test_a_killed_s3_server(eight_photos, undisturbed, tmp_path, monkeypatch):
             assert digests(out) == undisturbed
             assert_each_sample_once(out)
             assert storage.clear_unfinished(out) == 0
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
 
 
 def records_as_stored(out: str) -> dict[str, tuple]:
     """ETag and time of every commit record."""
-    bucket, prefix = storage_s3.bucket_and_key(f"{out}/shards/")
-    listed = storage_s3.client(out).list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+    bucket, prefix = storage_s3_client.bucket_and_key(f"{out}/shards/")
+    listed = storage_s3_client.client(out).list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
     return {item["Key"]: (item["ETag"], item["LastModified"]) for item in listed if item["Key"].endswith(".json")}
 
 

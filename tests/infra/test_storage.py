@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra import storage, storage_s3
+from infra import storage, storage_s3_client
 from infra.errors import JobError, UsageError
 
 
@@ -79,7 +79,7 @@ def test_missing_bucket(s3):
 
 def test_wrong_secret_is_one_line_without_the_secret(s3, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
     with pytest.raises(JobError, match="refused the credentials") as raised:
         storage.write_bytes(storage.join(s3, "x"), b"x")
     assert "wrong-secret" not in str(raised.value)
@@ -89,10 +89,10 @@ def test_endpoint_that_is_down(monkeypatch):
     for name, value in (("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_REGION", "us-east-1"),
                         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9")):  # fmt: skip
         monkeypatch.setenv(name, value)
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
     with pytest.raises(JobError, match=r"http://127\.0\.0\.1:9 cannot be used"):
         storage.read_bytes("s3://bucket/x")
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.config import Config
 
-from infra import storage, storage_s3
+from infra import storage, storage_s3_client
 from infra.errors import JobError
 from tests.faults.proxy import Proxy
 
@@ -22,7 +22,7 @@ PAYLOAD = bytes(range(251)) * 80_000  # 20 MB: three parts
 def proxy(s3, s3_server, monkeypatch):
     with Proxy(s3_server["AWS_ENDPOINT_URL"]) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        storage_s3.forget_clients()
+        storage_s3_client.forget_clients()
         yield running
 
 
@@ -102,15 +102,17 @@ def test_a_whole_object_is_read_into_one_buffer(s3):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(storage_s3, "LATER", storage_s3.LATER.merge(Config(connect_timeout=0.5, read_timeout=0.5)))
-    monkeypatch.setattr(storage_s3, "PATIENCE_SECONDS", 0.7)
+    monkeypatch.setattr(
+        storage_s3_client, "LATER", storage_s3_client.LATER.merge(Config(connect_timeout=0.5, read_timeout=0.5))
+    )
+    monkeypatch.setattr(storage_s3_client, "PATIENCE_SECONDS", 0.7)
 
 
 @pytest.mark.parametrize("payload", [b"small", PAYLOAD])
 def test_a_store_that_falls_silent_is_given_up(payload, proxy, s3, impatient):
     """After two attempts of the request that noticed it; nothing is asked after that, not even to abort the upload."""
     storage.write_bytes(storage.join(s3, "first"), b"1")
-    with pytest.raises(storage_s3.Unreachable, match=r"cannot be used \((ReadTimeout|ConnectionClosed)Error\)"):
+    with pytest.raises(storage_s3_client.Unreachable, match=r"cannot be used \((ReadTimeout|ConnectionClosed)Error\)"):
         write_into_silence(storage.join(s3, "second"), payload, proxy)
     assert time.monotonic() - proxy.since < 4
 
@@ -127,7 +129,7 @@ def test_a_body_that_falls_silent_is_given_up(proxy, s3, impatient):
     with storage.open_read(url) as stream:
         stream.read(10)
         proxy.silent, start = True, time.monotonic()
-        with pytest.raises(storage_s3.Unreachable):
+        with pytest.raises(storage_s3_client.Unreachable):
             stream.read()
     assert time.monotonic() - start < 4
 
@@ -143,7 +145,7 @@ def test_a_store_that_is_silent_for_a_moment_is_waited_for(proxy, s3, impatient)
 def test_refusals_of_a_busy_server_are_waited_out(proxy, s3):
     storage.write_bytes(storage.join(s3, "first"), b"1")
     proxy.refusals = 2
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
     assert storage.read_bytes(storage.join(s3, "first")) == b"1"
 
 
@@ -163,12 +165,12 @@ def test_a_neighbour_with_a_longer_name_is_another(s3):
 
 def test_no_secret_is_shown_with_an_endpoint(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:9")
-    assert storage_s3.endpoint() == "http://127.0.0.1:9"
+    assert storage_s3_client.endpoint() == "http://127.0.0.1:9"
 
 
 def test_an_endpoint_that_is_no_url(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:8333")
-    storage_s3.forget_clients()
+    storage_s3_client.forget_clients()
     with pytest.raises(JobError, match=r"AWS_ENDPOINT_URL.*write http://host:port"):
         storage.exists(s3)
 

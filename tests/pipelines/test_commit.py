@@ -3,7 +3,7 @@
 import pytest
 
 from infra import storage
-from infra.storage_s3 import Unreachable
+from infra.storage_s3_client import Unreachable
 from pipelines import shard
 from pipelines.shard import clear_leftovers, make_shard, read_record, read_shard, record_url, tar_url
 
