@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cks
 
 help:
 	@echo "make demo [SOURCE=folder]  photos become a promoted restoration model (about 10 minutes on two cores)"
-	@echo "make stack                 S3, MLflow and a Ray head on this machine, until Ctrl-C"
+	@echo "make stack                 S3, MLflow on PostgreSQL and a Ray head on this machine, until Ctrl-C"
 	@echo "make test                  the tests, eight minutes at most on two cores"
 	@echo "make test-slow             those that run longer"
 	@echo "make test-faults           those that kill processes, nodes and servers"

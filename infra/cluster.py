@@ -42,6 +42,8 @@ def cluster(workers: int | None = None, log_to_driver: bool = False) -> Iterator
     # Ray warns about a future change of this default; CPU actors beside GPUs are what we want today.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # The first error is told in one line; those of tasks still under way then would follow it with their tracebacks.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     started_here = not ray.is_initialized()
     if started_here:
         address = os.environ.get("RAY_ADDRESS")

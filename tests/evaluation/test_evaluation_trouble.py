@@ -16,7 +16,7 @@ from evaluation.rows import finished_shards
 from evaluation.shard_runner import _counts
 from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
-from infra.servers import free_port
+from infra.server_process import free_port
 from pipelines.dataset import freeze_plan
 from pipelines.shard import encode_json, encode_png, make_shard
 from resshift import Restorer

@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from evaluation.registry import alias_of, champion_of, client, version_tags
-from infra.servers import free_port, mlflow_server
+from infra.errors import JobError
+from infra.server_process import free_port
+from infra.servers import mlflow_server, postgres_server
 from infra.tracking import start_run
 from tests.evaluation import logged
 from tests.evaluation.logged import NAME, log_version
@@ -47,9 +50,20 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    with mlflow_server(tmp_path / "mlflow", str(tmp_path / "artifacts"), {}, free_port()) as running:
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def server(request, tmp_path, monkeypatch):
+    with ExitStack() as servers:
+        settings = {}
+        if request.param == "PostgreSQL":
+            database = postgres_server(tmp_path / "postgres", "secret", free_port())
+            try:
+                settings = servers.enter_context(database).environment
+            except JobError as error:
+                if "does not run as root" in str(error):
+                    pytest.skip(str(error))
+                raise
+        artifacts = str(tmp_path / "artifacts")
+        running = servers.enter_context(mlflow_server(tmp_path / "mlflow", artifacts, settings, free_port()))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", running.environment["MLFLOW_TRACKING_URI"])
         monkeypatch.setattr(logged, "new_version", new_version)
         yield running

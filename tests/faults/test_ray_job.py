@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.servers import Server, ray_head, ray_node
+from infra.server_process import Server
+from infra.servers import ray_head, ray_node
 from resshift.vqgan import VQGAN
 from resshift.vqgan_config import VQGANConfig
 from resshift.weights import save_vqgan

@@ -8,7 +8,7 @@ import torch
 from infra import tracking
 from infra.errors import JobError, UsageError
 from infra.models import fetch, register, version_of
-from infra.servers import free_port
+from infra.server_process import free_port
 from infra.tracking import start_run
 from resshift.restorer import Restorer
 from resshift.schedule import EtaSchedule

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from infra.models import register
-from infra.servers import answers, free_port
+from infra.server_process import answers, free_port
 from infra.tracking import start_run
 from resshift import EtaSchedule, Restorer, SwinUNet, SwinUNetConfig
 from resshift.image_files import decode

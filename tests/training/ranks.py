@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.servers import free_port
+from infra.server_process import free_port
 
 TRAINING = Path(__file__).parents[2] / "training"
 PRELOADED = ["tests.training.preloaded"]

@@ -13,7 +13,7 @@ import pytest
 
 from infra import storage
 from infra.errors import UsageError
-from infra.servers import free_port
+from infra.server_process import free_port
 from infra.version import code_version
 from tests.training.conftest import write_dataset
 from tests.training.ranks import TRAINING, Fate, run_ranks, start, wait

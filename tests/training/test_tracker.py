@@ -12,7 +12,8 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from infra import tracking
 from infra.errors import JobError
-from infra.servers import free_port, mlflow_server
+from infra.server_process import free_port
+from infra.servers import mlflow_server
 from infra.tracking import start_run
 from tests.training.conftest import toy_recipe
 from training import denoiser_trainer, outbox
