@@ -98,6 +98,14 @@ def look_up(table: Floats, index: NDArray[np.uint16], out: Floats) -> None:
 
 
 @compiled
+def interpolate(table: Floats, place: Floats, out: Floats) -> None:
+    """out[i] = table at place[i], between its entries on a straight line; place in 0..len(table) - 2."""
+    for i in range(place.size):
+        below = np.int32(place[i])
+        out[i] = table[below] + (place[i] - np.float32(below)) * (table[below + 1] - table[below])
+
+
+@compiled
 def add_looked_up(image: Floats, table: Floats, index: NDArray[np.uint16], scale: np.float32, out: Floats) -> None:
     """out = clip(image + scale · table[index]) in 0..255; image (N, 3), index (3 N,), or (N,): channels alike."""
     if index.size == image.size:

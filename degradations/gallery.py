@@ -58,16 +58,37 @@ def degradation_of(recipe: str) -> Degradation:
     """The degradation of a task's name, a recipe file or a shipped recipe; ValueError if there is none."""
     if recipe in TASKS:
         return build(recipe)
-    path = Path(recipe)
-    # Recipes are data that ships with the project; reading the file needs no code of theirs.
-    shipped = Path(str(files("infra.recipes") / f"{recipe}.yaml"))
-    path = path if path.is_file() else shipped
-    if not path.is_file():
-        raise ValueError(f"recipe is {recipe!r}; give a task ({', '.join(TASKS)}), a shipped recipe, or a YAML file")
-    values = yaml.safe_load(path.read_text())
-    if not isinstance(values, Mapping) or "degradation" not in values:
-        raise ValueError(f"{path} has no 'degradation' section; add one, e.g. degradation: {{name: realesrgan}}")
+    values = _recipe(recipe)
+    if "degradation" not in values:
+        raise ValueError(f"{recipe} has no 'degradation' section; add one, e.g. degradation: {{name: realesrgan}}")
     return build(values["degradation"], scale=values.get("scale"))
+
+
+def _recipe(name: str, *above: str) -> dict[str, Any]:
+    """Scale and degradation of a recipe, those of the recipes that it extends beneath its own.
+
+    Recipes are data that ships with the project; what stands in two of their sections needs no code of theirs.
+    """
+    path = Path(name)
+    path = path if path.is_file() else Path(str(files("infra.recipes") / f"{name}.yaml"))
+    if not path.is_file():
+        raise ValueError(f"recipe is {name!r}; give a task ({', '.join(TASKS)}), a shipped recipe, or a YAML file")
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no mapping of sections; start it with 'name: ...'")
+    if name in above:
+        raise ValueError(f"recipe {name!r} extends itself; remove one 'extends'")
+    beneath = _recipe(str(values["extends"]), name, *above) if "extends" in values else {}
+    return _merged(beneath, {key: values[key] for key in ("scale", "degradation") if key in values})
+
+
+def _merged(beneath: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings key by key, everything else replaced."""
+    merged = dict(beneath)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def make_sheet(photo: Pixels, degrade: Degradation, count: int, seed: int, name: str = "") -> Sheet:
@@ -161,7 +182,7 @@ def main(
         degrade = degradation_of(recipe)
         sheet = make_sheet(_load(photo), degrade, count, seed, _name(photo, degrade))
     except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     writers[out.suffix](sheet.title, sheet.draws, sheet.chain, out)
     typer.echo(f"{out}: {count} draws of {sheet.title}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from degradations.masks import Shape
-from degradations.sections import Section
+from degradations.sections import Section, parse
 from degradations.steps import Step
 
-RECORD_VERSION = 2  # raised when the same record would no longer give the same bytes
+RECORD_VERSION = 3  # raised when the same record would no longer give the same bytes
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,14 @@ class Record(Section):
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what the task does not know."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def parse_record(record: Mapping[str, Any]) -> Record:
+    """`record` as JSON data gives it. Raises ValueError if it is none, or one of another version."""
+    version = record.get("version", RECORD_VERSION) if isinstance(record, Mapping) else RECORD_VERSION
+    if version != RECORD_VERSION:
+        raise ValueError(
+            f"record.version is {version!r}; this code replays version {RECORD_VERSION}: use the release that wrote "
+            "the record, or draw anew from its seed, key and variant"
+        )
+    return parse(Record, record, "record")

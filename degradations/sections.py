@@ -73,10 +73,8 @@ def sums_to_one(value: Mapping[str, float]) -> Mapping[str, float]:
     return value
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 PositiveRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
 NonNegativeRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_not_negative)]
-CountRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_not_negative)]
 PositiveCountRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_counts)]
 FractionRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_fraction)]
 OddRange = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_odd)]

@@ -10,13 +10,12 @@ from typing import Any
 
 from degradations import steps as s
 from degradations.masks import Stroke
-from degradations.record import Record
-from degradations.sections import parse
+from degradations.record import Record, parse_record
 
 
 def describe_record(record: Mapping[str, Any]) -> list[str]:
     """The steps of a pair's record, one short phrase each. Raises ValueError if it is no record of this version."""
-    parsed = parse(Record, record, "record")
+    parsed = parse_record(record)
     if parsed.stored is not None:
         return [f"from {parsed.stored.name}"]
     return [describe(step) for step in parsed.steps] + _mask(parsed)

@@ -1,5 +1,6 @@
 """The plan of an evaluation: model, champion, other methods and test set resolved and checked, then frozen."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,8 +125,9 @@ def _champion(
         return champion, None
     try:
         earlier = load_evaluation(run_id)
-    except JobError:
-        return champion, None  # its files are gone: measure it again
+    except JobError as error:
+        print(f"note: the champion is measured again: {error}", file=sys.stderr)
+        return champion, None
     if earlier.summary["schema_version"] != SCHEMA_VERSION or difference(earlier.summary["protocol"], protocol):
         return champion, None
     rows = earlier.rows[earlier.rows["method"] == MODEL].assign(method=CHAMPION, shard=None)

@@ -20,6 +20,7 @@ from evaluation.registry import (
 )
 from evaluation.rows import MODEL, encode_frame
 from infra import storage
+from infra.models import NOT_THERE
 from infra.recipe import Recipe
 from infra.tracking import start_run, tracking_errors, tracking_uri
 
@@ -95,5 +96,8 @@ def _earlier_run(out: str) -> str | None:
         return None
     try:
         return str(client().get_run(earlier["run_id"]).info.run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in NOT_THERE:
+            with tracking_errors():
+                raise
         return None  # that store was emptied: log anew

@@ -3,7 +3,6 @@
 What cannot be read becomes a BrokenPair with its reason: it is counted, never left out.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +205,7 @@ def _nothing_there(url: str, lq: str | None) -> str:
 
 def file_sha256(url: str | None) -> str | None:
     """sha256 of a file's content; None for no file."""
-    return None if url is None else hashlib.sha256(storage.read_bytes(url)).hexdigest()
+    return None if url is None else storage.sha256(url)
 
 
 def _read_files(files: FilePair) -> Pair | BrokenPair:

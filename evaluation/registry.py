@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,13 @@ def load_evaluation(run_id: str) -> LoggedEvaluation:
     """Fetch what an evaluation logged. Raises JobError if the run or its files are gone."""
     connect()
     try:
-        summary, rows = (
-            Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name)).read_bytes()
-            for name in (SUMMARY_ARTIFACT, ROWS_ARTIFACT)
-        )
+        with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:
+            summary, rows = (
+                Path(
+                    mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
+                ).read_bytes()
+                for name in (SUMMARY_ARTIFACT, ROWS_ARTIFACT)
+            )
     except (MlflowException, OSError) as error:
         raise JobError(
             f"evaluation run {run_id}: its files cannot be read ({str(error).splitlines()[0]}); "

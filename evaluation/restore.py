@@ -33,8 +33,13 @@ def main(
     """Restore images into a folder. Results that exist are kept unless --overwrite, so the same command resumes."""
     options = RestoreOptions(seed, tile_size, tile_overlap, overwrite, image_format, suffix, precision, batch_size)
     if dry_run:
-        for job in plan(inputs, out, mask, options)[0]:
+        jobs, missing = plan(inputs, out, mask, options)[:2]
+        for job in jobs:
             print(f"{job.source} -> {job.target}")
+        for line in missing:
+            print(f"error: {line}", file=sys.stderr)
+        if missing:
+            raise typer.Exit(EXIT_FAILED)
         return
     outcome = restore(model, inputs, out, mask, options)
     for line in outcome.notes:

@@ -28,7 +28,8 @@ def run_shards(
     total = job.pairs.num_pairs
     with cluster(workers) as ray_cluster:
         num_actors = min(ray_cluster.num_workers, ray_cluster.num_gpus or ray_cluster.num_workers, len(shards))
-        threads = max(1, ray_cluster.num_workers // num_actors)  # actors share the cores
+        # Actors share the cores, and each must fit on a node.
+        threads = max(1, min(ray_cluster.num_workers // num_actors, ray_cluster.cores_of_smallest_node))
         device = "cuda" if ray_cluster.num_gpus else "cpu"
         on_gpu = device == "cuda"
         make: Any = ray.remote(num_gpus=1 if on_gpu else 0, num_cpus=1 if on_gpu else threads)(EvaluatorActor)

@@ -31,6 +31,7 @@ class Cluster:
 
     num_workers: int
     num_gpus: int
+    cores_of_smallest_node: int
 
 
 @contextmanager
@@ -58,7 +59,12 @@ def cluster(workers: int | None = None, log_to_driver: bool = False) -> Iterator
     try:
         resources = ray.cluster_resources()
         cpus = max(1, int(resources.get("CPU", 1)))
-        yield Cluster(num_workers=min(workers or cpus, cpus), num_gpus=int(resources.get("GPU", 0)))
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        yield Cluster(
+            num_workers=min(workers or cpus, cpus),
+            num_gpus=int(resources.get("GPU", 0)),
+            cores_of_smallest_node=min((cores for cores in nodes if cores), default=1),
+        )
     finally:
         if started_here:
             ray.shutdown()

@@ -9,6 +9,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def register(bundle: Path, name: str, *, run_id: str, tags: Mapping[str, str] | 
 
 
 def fetch(uri: str) -> Path:
-    """Bring the bundle a model URI names onto this machine and return its folder.
+    """Bring the bundle a model URI names onto this machine and return its folder; a copy lasts as long as this process.
 
     `uri`: models:/name@alias, models:/name/version, runs:/id/model, a folder, or s3://bucket/prefix. Raises UsageError.
     """
     if uri.startswith(("models:/", "runs:/")):
         return _fetch_from_mlflow(uri)
-    folder = storage.local_folder(uri, Path(tempfile.mkdtemp(prefix="bundle-"))) if storage.is_s3(uri) else Path(uri)
+    folder = storage.local_folder(uri, _place_for_a_copy()) if storage.is_s3(uri) else Path(uri)
     if not (folder / "model.json").is_file():
         raise UsageError(
             f"model '{uri}': no model bundle there (model.json is missing); give the folder a training run wrote "
@@ -128,7 +129,7 @@ def _fetch_from_mlflow(uri: str) -> Path:
     connect()
     version_of(uri)  # its error says which names and versions there are
     try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(_place_for_a_copy())))
     except MlflowException as error:
         if error.error_code not in NOT_THERE:
             with tracking_errors():
@@ -138,6 +139,16 @@ def _fetch_from_mlflow(uri: str) -> Path:
     if not found:
         raise UsageError(f"model '{uri}' holds no model bundle; it was not registered by training/train.py")
     return found[0].parent
+
+
+def _place_for_a_copy() -> Path:
+    return Path(tempfile.mkdtemp(dir=_copies().name))
+
+
+@cache
+def _copies() -> "tempfile.TemporaryDirectory[str]":
+    """A folder that is removed when the process ends: a bundle of full size has 0.7 GB."""
+    return tempfile.TemporaryDirectory(prefix="bundles-")
 
 
 def _ensure_registered(client: MlflowClient, name: str) -> None:

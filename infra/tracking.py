@@ -106,8 +106,7 @@ def start_run(
     """
     connect()
     with tracking_errors():
-        if mlflow.get_experiment_by_name(experiment) is None:
-            mlflow.create_experiment(experiment, artifact_location=_artifact_location(experiment))
+        _make_sure_of(experiment)
         mlflow.set_experiment(experiment)
         run = mlflow.start_run(run_id=run_id, run_name=None if run_id else run_name)
         mlflow.set_tags({"code.version": code_version(), **(tags or {})})
@@ -119,6 +118,16 @@ def start_run(
         raise
     with tracking_errors():
         mlflow.end_run()
+
+
+def _make_sure_of(experiment: str) -> None:
+    if mlflow.get_experiment_by_name(experiment) is not None:
+        return
+    try:
+        mlflow.create_experiment(experiment, artifact_location=_artifact_location(experiment))
+    except MlflowException as error:  # another run may have been first
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 @contextmanager

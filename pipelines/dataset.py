@@ -16,6 +16,7 @@ import numpy as np
 from infra import storage
 from infra.errors import JobError, UsageError
 from infra.recipe import difference, digest
+from pipelines.config import ShardsConfig
 from pipelines.shard import CommitRecord, committed_shards, decode_png, read_shard
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,11 @@ class Dataset:
     @property
     def num_samples(self) -> int:
         return sum(record.num_samples for record in self.shards)
+
+    @property
+    def shards_config(self) -> ShardsConfig:
+        """How its pairs were cut from their photos: the recipe's `shards` section, defaults filled in."""
+        return ShardsConfig.model_validate(self.plan["recipe"].get("shards", {}))
 
     @property
     def digest(self) -> str:

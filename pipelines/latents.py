@@ -167,7 +167,7 @@ def _plan(recipe: Recipe, config: AutoencoderConfig, dataset: Dataset, weights: 
         "num_shards": len(dataset.shards),
         "num_samples_planned": dataset.num_samples,
         "source_uri": dataset.url,
-        "recipe": dict(recipe.raw),
+        "recipe": {**recipe.raw, "shards": dataset.shards_config.model_dump(mode="json")},
     }
 
 

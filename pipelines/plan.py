@@ -72,11 +72,12 @@ def plan_pairs(recipe: Recipe, source: str, out: str) -> PlannedDataset:
     section = _degradation(recipe)
     if shards.hq_size % recipe.scale:
         raise UsageError(f"shards.hq_size: {shards.hq_size} is not a multiple of scale {recipe.scale}; change one")
+    resolved = {"shards": shards.model_dump(mode="json"), "degradation": section.model_dump(mode="json")}
     if isinstance(section, PairedSection):
         listed = match_lq(list_images(source), section.lq_dir)
         degradation: dict[str, Any] = {"name": section.name}  # where the LQ images lie does not change them
     else:
-        listed, degradation = list_source(source), section.model_dump(mode="json")
+        listed, degradation = list_source(source), resolved["degradation"]
     plan = PairPlan(out, recipe.scale, shards, degradation, listed.num_images * shards.variants)
     identity = {
         "kind": "pairs",
@@ -94,7 +95,7 @@ def plan_pairs(recipe: Recipe, source: str, out: str) -> PlannedDataset:
         "num_shards": plan.num_shards,
         "num_samples_planned": plan.num_samples,
         "source_uri": source,
-        "recipe": dict(recipe.raw),
+        "recipe": {**recipe.raw, **resolved},
     }
     return PlannedDataset(plan, listed, image_order(listed.num_images, shards.seed), document)
 

@@ -21,6 +21,10 @@ def _check_same_shape(**tensors: Tensor) -> None:
 
 def _at(table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
     """Value of a (T,) table at each sample's step, shaped (B, 1, 1, 1) to broadcast over `like`."""
+    if isinstance(t, int):
+        if not 0 <= t < len(table):
+            raise ValueError(f"t is {t}; give step indices from 0 to {len(table) - 1}")
+        return torch.full([1] * like.ndim, table[t].item(), dtype=like.dtype, device=like.device)
     index = torch.as_tensor(t, device=like.device)
     if index.is_floating_point() or index.ndim > 1 or (index.ndim == 1 and len(index) != len(like)):
         raise ValueError(
@@ -30,7 +34,7 @@ def _at(table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
     # Only where looking costs nothing: on an accelerator it would stall the queue at every training step.
     if index.device.type == "cpu" and bool(((index < 0) | (index >= len(table))).any()):
         raise ValueError(f"t is {index.tolist()}; give step indices from 0 to {len(table) - 1}")
-    values = table.to(like.device)[index.long()].to(like.dtype)
+    values = table.to(like.device, non_blocking=True)[index.long()].to(like.dtype)
     return values.reshape(-1, *([1] * (like.ndim - 1)))
 
 

@@ -25,7 +25,7 @@ class SwinUNetConfig:
     """Channels of the predicted x_0; equal to in_channels."""
 
     model_channels: int = 160
-    """Width of the first level; times each channel_mult it must be a multiple of 32."""
+    """Width of the first level; times each channel_mult it must be a multiple of norm_groups."""
 
     channel_mult: tuple[int, ...] = (1, 2, 2, 4)
     """Width of each level as a multiple of model_channels; one entry per level, each level half the size."""
@@ -40,7 +40,7 @@ class SwinUNetConfig:
     """Swin blocks of each attention layer; every second one is shifted."""
 
     swin_embed_dim: int = 192
-    """Width inside the attention layers; a multiple of 32 and of num_head_channels."""
+    """Width inside the attention layers; a multiple of norm_groups and of num_head_channels."""
 
     num_head_channels: int = 32
     """Channels of one attention head."""
@@ -87,6 +87,7 @@ class SwinUNetConfig:
             "swin_embed_dim",
             "num_head_channels",
             "window_size",
+            "norm_groups",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a whole number of at least 1")

@@ -22,7 +22,7 @@ class VQGANConfig:
     """Number of codes."""
 
     ch: int = 128
-    """Width of the first level; times each ch_mult it must be a multiple of 32."""
+    """Width of the first level; times each ch_mult it must be a multiple of norm_groups."""
 
     ch_mult: tuple[int, ...] = (1, 2, 4)
     """Width of each level as a multiple of ch. L levels downscale by 2^(L-1): 3 for f4, 4 for f8."""

@@ -112,10 +112,12 @@ def weights_sha256(module: nn.Module) -> str:
 def fingerprint(vqgan: VQGAN) -> dict[str, Any]:
     """What decides the raw latents of an image: two autoencoders with equal fingerprints encode alike.
 
-    Keys: weights_sha256, preprocessing, downscale (4 for f4, 8 for f8), latent_channels. JSON-able.
+    Keys: weights_sha256, norm_groups (which no weight shows), preprocessing, downscale (4 for f4, 8 for f8),
+    latent_channels. JSON-able.
     """
     return {
         "weights_sha256": weights_sha256(vqgan),
+        "norm_groups": vqgan.config.norm_groups,
         "preprocessing": PREPROCESSING,
         "downscale": vqgan.downscale,
         "latent_channels": vqgan.config.embed_dim,

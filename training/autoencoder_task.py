@@ -65,7 +65,7 @@ def open_autoencoder_task(recipe: Recipe, data: str) -> AutoencoderTask:
     if network is None:
         raise UsageError("autoencoder.network: is null, this recipe works in pixel space; there is nothing to train")
     dataset = open_dataset(data)
-    hq_size = int(dataset.plan["recipe"]["shards"]["hq_size"])
+    hq_size = dataset.shards_config.hq_size
     if config.crop_size > hq_size or config.crop_size % network.downscale:
         raise UsageError(
             f"training.autoencoder.crop_size: {config.crop_size} must be a multiple of {network.downscale}, at most "

@@ -1,9 +1,8 @@
 """Steps whose loss or gradient was not finite: skipped, counted, and not for ever."""
 
-import torch.distributed as dist
-
 from infra import storage
 from infra.errors import JobError
+from training.agreement import gather
 from training.engine import Processes
 from training.loader import Batch
 
@@ -37,11 +36,8 @@ class BadSteps:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     def _stop(self, batch: Batch) -> None:
-        keys: list[list[str]] = [batch.keys]
-        if self.processes.world_size > 1:  # all processes skip the same steps, so all of them come here
-            keys = [[]] * self.processes.world_size
-            dist.all_gather_object(keys, batch.keys)
-        everyone = [key for part in keys for key in part]
+        # All processes skip the same steps, so all of them come here.
+        everyone = [key for part in gather(self.processes, batch.keys) for key in part]
         report = storage.join(self.out, "bad_step.json")
         if self.processes.is_main:
             storage.write_json(report, {"step": batch.step, "in_a_row": self.in_a_row, "sample_keys": everyone})

@@ -74,7 +74,7 @@ def _export(task: DenoiserTask, denoiser: SwinUNet, out: str, tracker: Tracker) 
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         folder = Path(scratch, MODEL_FOLDER)
         task.restorer(denoiser.to("cpu")).save(folder)
-        (folder / "recipe.json").write_text(json.dumps(task.recipe.raw, indent=2) + "\n")
+        (folder / "recipe.json").write_text(json.dumps({**task.recipe.raw, **task.resolved}, indent=2) + "\n")
         for file in sorted(folder.rglob("*")):
             storage.upload(file, storage.join(bundle, *file.relative_to(folder).parts))
         tags = {"dataset.digest": task.dataset.digest, "step": str(task.config.num_steps)}

@@ -77,8 +77,9 @@ class DenoiserTask:
             return
         places = np.concatenate([self.order.batch(step) for step in range(LINEAR_START_BATCHES)])
         samples = read_samples(self.dataset, places, self.fields, self.config.shard_cache_bytes)
-        batch = self.to_device(collate(0, samples, range(len(samples)), self.fields), torch.device("cpu"))
-        start_regression(denoiser, batch.lq, batch.x_0)
+        whole = collate(0, samples, range(len(samples)), self.fields)
+        parts = [self.to_device(part, torch.device("cpu")) for part in whole.micro(self.config.micro_batch_size)]
+        start_regression(denoiser, torch.cat([part.lq for part in parts]), torch.cat([part.x_0 for part in parts]))
 
     def build_perceptual(self, device: torch.device) -> nn.Module | None:
         """LPIPS-vgg, None if its weight is 0."""
@@ -181,7 +182,7 @@ def open_task(recipe: Recipe, data: str) -> DenoiserTask:
 
 def _check_crop(task: DenoiserTask) -> None:
     crop, downscale = task.config.lpips_crop, 1 if task.autoencoder is None else task.autoencoder.downscale
-    hq_size = int(task.dataset.plan["recipe"]["shards"]["hq_size"])
+    hq_size = task.dataset.shards_config.hq_size
     if crop is not None and not MIN_SIZE <= crop * downscale <= hq_size:
         raise UsageError(
             f"training.lpips_crop: {crop} latent pixels are {crop * downscale} of the image; give "

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -138,7 +137,8 @@ def plan_batches(config: OptimizationConfig, world_size: int, section: str = "tr
             f"{section}.global_batch_size: {config.global_batch_size} does not divide among {world_size} processes; "
             "choose a multiple of the process count"
         )
-    micro = math.gcd(share, config.micro_batch_size) if share > config.micro_batch_size else share
+    most = min(share, config.micro_batch_size)
+    micro = max(size for size in range(1, most + 1) if share % size == 0)
     return BatchPlan(micro=micro, micro_steps=share // micro)
 
 

@@ -161,5 +161,5 @@ def held_out_size(dataset: Dataset, wanted: int) -> int:
 
     The variants of one photo are neighbours in the dataset, so whole groups of them are held out.
     """
-    variants = int(dataset.plan["recipe"].get("shards", {}).get("variants", 1))
+    variants = dataset.shards_config.variants
     return -(-wanted // variants) * variants

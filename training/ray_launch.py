@@ -88,8 +88,8 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
             train_loop_config={
                 "run": run,
                 "recipe": dict(recipe.raw),
-                "data": _everywhere(data),
-                "out": _everywhere(out),
+                "data": storage.absolute(data),
+                "out": storage.absolute(out),
                 "folder": str(Path.cwd()),
                 "outcome": outcome,
             },
@@ -148,10 +148,6 @@ def _all_failed(outcome: Any) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def _everywhere(url: str) -> str:
-    return url if storage.is_s3(url) else str(Path(url.removeprefix("file://")).expanduser().absolute())
 
 
 def _tracking_everywhere() -> str:

@@ -15,6 +15,6 @@ def mix(*values: int) -> int:
 def seed_micro_batch(seed: int, step: int, slots: Sequence[int]) -> None:
     """Let what is drawn from torch's own generators next (dropout) follow from the samples' places in global batches.
 
-    Whoever computes these samples, and whatever was drawn before, they meet the same masks.
+    Whoever computes this micro-batch, and whatever was drawn before, it meets the same masks; cut otherwise, others.
     """
     torch.manual_seed(mix(seed, step, slots[0], len(slots)))

@@ -10,6 +10,7 @@ from degradations import build
 from degradations.gallery import degradation_of, make_sheet
 from degradations.gallery_pages import _wrapped
 from degradations.words import describe
+from infra.recipe import load_recipe, shipped_recipes
 
 
 @pytest.fixture
@@ -58,11 +59,23 @@ def test_every_task_has_words_and_pictures(photo, task):
         assert all(describe(step) for step in build(task).draw(64, 64, seed).steps)
 
 
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_has_one(name):
+    recipe, found = load_recipe(name), degradation_of(name)
+    wanted = build(recipe.raw["degradation"], scale=recipe.scale)
+    assert (found.section, found.scale) == (wanted.section, wanted.scale)
+
+
 def test_recipes_are_found_by_name_and_by_file(tmp_path):
     assert degradation_of("realsr_x4").section.name == "realesrgan"
     path = tmp_path / "mine.yaml"
     path.write_text("scale: 2\ndegradation: {name: bsrgan}\n")
     assert degradation_of(str(path)).scale == 2
+    path.write_text("extends: realsr_x4\ndegradation: {second_blur_prob: 0.25}\n")
+    assert degradation_of(str(path)).section.second_blur_prob == 0.25
+    path.write_text(f"extends: {path}\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        degradation_of(str(path))
     path.write_text("scale: 2\n")
     with pytest.raises(ValueError, match="has no 'degradation' section"):
         degradation_of(str(path))
