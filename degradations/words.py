@@ -10,12 +10,16 @@ from typing import Any
 
 from degradations import steps as s
 from degradations.masks import Stroke
-from degradations.record import Record, parse_record
+from degradations.record import Record
+from degradations.sections import parse
 
 
 def describe_record(record: Mapping[str, Any]) -> list[str]:
-    """The steps of a pair's record, one short phrase each. Raises ValueError if it is no record of this version."""
-    parsed = parse_record(record)
+    """The steps of a pair's record, one short phrase each. Raises ValueError if it is none that can be read.
+
+    One of another version may be: the words need its fields, not the bytes that they gave.
+    """
+    parsed = parse(Record, record, "record")
     if parsed.stored is not None:
         return [f"from {parsed.stored.name}"]
     return [describe(step) for step in parsed.steps] + _mask(parsed)

@@ -77,7 +77,7 @@ def _caption(sample: dict[str, Any]) -> list[str]:
     title = f"{record['source']}, variant {record['variant']}"
     lines = [title if font.getlength(title) <= CELL else _fitting(title[::-1], font, CELL)[::-1]]  # the end tells more
     line = ""
-    for phrase in describe_record(record["degradation"]):
+    for phrase in _phrases(record["degradation"]):
         longer = f"{line}; {phrase}" if line else phrase
         if line and font.getlength(longer) > CELL:
             lines.append(line)
@@ -87,6 +87,13 @@ def _caption(sample: dict[str, Any]) -> list[str]:
     if len(lines) > 3:
         lines = [*lines[:2], lines[2] + " …"]
     return [_fitting(line, font, CELL) for line in lines]
+
+
+def _phrases(degradation: dict[str, Any]) -> list[str]:
+    try:
+        return describe_record(degradation)
+    except ValueError:
+        return ["degraded by another version, whose record this one cannot read"]
 
 
 def _fitting(text: str, font: Any, width: float) -> str:

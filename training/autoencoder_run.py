@@ -13,6 +13,7 @@ from training.agreement import agree
 from training.autoencoder_task import AutoencoderTask, open_autoencoder_task
 from training.autoencoder_trainer import train_autoencoder
 from training.engine import join_processes, plan_batches
+from training.preemption import Preemption
 from training.tracker import track
 
 TRAINED = "trained.json"
@@ -34,8 +35,12 @@ def run_autoencoder_training(recipe: Recipe, data: str, out: str, dry_run: bool 
     if storage.exists(location) and storage.read_json(location) == _identity(task):
         return f"already trained: {storage.join(out, AUTOENCODER_JSON)}" if processes.is_main else ""
     tags = {"dataset.url": data, "dataset.digest": task.dataset.digest, "stage": "autoencoder"}
-    with track(processes, out, f"{recipe.name} autoencoder", task.resolved, tags) as tracker:
-        vqgan = train_autoencoder(task, out, processes, tracker)
+    # From here on SIGTERM waits for the end of a step: MLflow may be in the middle of setting up its database.
+    with (
+        Preemption(processes) as preemption,
+        track(processes, out, f"{recipe.name} autoencoder", task.resolved, tags) as tracker,
+    ):
+        vqgan = train_autoencoder(task, out, processes, tracker, preemption)
         if not processes.is_main:
             return ""
         _export(vqgan, out)

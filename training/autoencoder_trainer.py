@@ -19,7 +19,9 @@ FIELDS = ("hq",)
 SCALE_BATCHES = 16
 
 
-def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tracker: Tracker) -> VQGAN:
+def train_autoencoder(
+    task: AutoencoderTask, out: str, processes: Processes, tracker: Tracker, preemption: Preemption
+) -> VQGAN:
     """Train to the last step, going on from the newest whole checkpoint below `out`.
 
     Returns the VQGAN with the averaged weights and its latent_scale, on the CPU. Raises UsageError for a checkpoint of
@@ -39,7 +41,6 @@ def train_autoencoder(task: AutoencoderTask, out: str, processes: Processes, tra
     tracker.trained_on(task.dataset)
     with (
         _loader(task, processes, start, config.num_steps) as loader,
-        Preemption(processes) as preemption,
         bar_of(processes, "training autoencoder", config.num_steps, start) as bar,
     ):
         for batch in loader:

@@ -13,6 +13,7 @@ from training.agreement import agree
 from training.denoiser_task import DenoiserTask, open_task
 from training.denoiser_trainer import train_denoiser
 from training.engine import join_processes, plan_batches
+from training.preemption import Preemption
 from training.tracker import Tracker, track
 
 MODEL_FOLDER = "model"
@@ -36,8 +37,12 @@ def run_training(recipe: Recipe, data: str, out: str, dry_run: bool = False) -> 
         done = f"already registered: {earlier['model']} version {earlier['version']} ({earlier['bundle']})"
         return done if processes.is_main else ""
     tags = {"dataset.url": data, "dataset.digest": task.dataset.digest, "stage": "denoiser"}
-    with track(processes, out, f"{recipe.name} denoiser", task.resolved, tags) as tracker:
-        denoiser = train_denoiser(task, out, processes, tracker)
+    # From here on SIGTERM waits for the end of a step: MLflow may be in the middle of setting up its database.
+    with (
+        Preemption(processes) as preemption,
+        track(processes, out, f"{recipe.name} denoiser", task.resolved, tags) as tracker,
+    ):
+        denoiser = train_denoiser(task, out, processes, tracker, preemption)
         return _export(task, denoiser, out, tracker) if processes.is_main else ""
 
 

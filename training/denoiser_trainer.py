@@ -28,7 +28,9 @@ from training.tracker import Tracker
 from training.validation import DenoiserValidation
 
 
-def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: Tracker) -> SwinUNet:
+def train_denoiser(
+    task: DenoiserTask, out: str, processes: Processes, tracker: Tracker, preemption: Preemption
+) -> SwinUNet:
     """Train to the last step, going on from the newest whole checkpoint below `out`.
 
     Returns the denoiser with the averaged weights, on the CPU. Raises UsageError for a checkpoint of another recipe,
@@ -68,7 +70,6 @@ def train_denoiser(task: DenoiserTask, out: str, processes: Processes, tracker: 
             workers=config.loader_workers,
             cache_bytes=config.shard_cache_bytes,
         ) as loader,
-        Preemption(processes) as preemption,
         bar_of(processes, "training denoiser", config.num_steps, start) as bar,
     ):
         for batch in loader:
