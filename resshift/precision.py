@@ -1,4 +1,4 @@
-"""How the networks compute when they restore: float32, or bfloat16 where the machine and the model gain from it."""
+"""How the networks compute when they restore: float32, or bfloat16 where the device computes it."""
 
 from __future__ import annotations
 

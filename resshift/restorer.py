@@ -106,7 +106,7 @@ class Restorer:
     def prepare(self, precision: str = "auto") -> Restorer:
         """Bring the networks into the form that restores fastest, in `float32`, `bfloat16`, or whichever suits better.
 
-        `auto` takes bfloat16 where device and model gain from it. It is for good: bfloat16 rounds the weights, and a
+        `auto` takes bfloat16 where the device computes it. It is for good: bfloat16 rounds the weights, and a
         prepared restorer cannot be saved. Returns itself. Raises ValueError for any other word.
         """
         prepare(self.denoiser, self.autoencoder, choose_precision(precision, self.device))

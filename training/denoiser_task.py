@@ -101,7 +101,7 @@ class DenoiserTask:
         hq = images_to_tensor(arrays["hq"], device).contiguous(memory_format=layout) if "hq" in arrays else None
         mask = None
         if "mask" in arrays:
-            mask = torch.from_numpy(arrays["mask"] > 127).to(device)[:, None].float() * 2.0 - 1.0
+            mask = send(torch.from_numpy(arrays["mask"] > 127), device)[:, None].float() * 2.0 - 1.0
             lq = torch.where(mask > 0, -1.0, lq)  # nothing of what the network has to invent
         if self.starts_from_pairs:
             assert hq is not None, "fields asks for it"
@@ -109,7 +109,7 @@ class DenoiserTask:
         else:
             assert self.autoencoder is not None, "latents come with theirs"
             x_0, y_0 = (
-                self.autoencoder.scale_latent(torch.from_numpy(arrays[field]).to(device).float())
+                self.autoencoder.scale_latent(send(torch.from_numpy(arrays[field]), device).float())
                 for field in ("hq_latent", "lq_latent")
             )
         t, noise = draw_noise(self.config.seed, batch.step, batch.slots, tuple(x_0.shape[1:]), self.schedule.num_steps)
@@ -120,8 +120,8 @@ class DenoiserTask:
             fit_condition(lq, size).contiguous(memory_format=layout),
             None if mask is None else fit_mask(mask, size).contiguous(memory_format=layout),
             hq,
-            t.to(device),
-            noise.to(device).contiguous(memory_format=layout),
+            send(t, device),
+            send(noise, device).contiguous(memory_format=layout),
             self.crops(batch.step, batch.slots, x_0.shape[2]),
         )
 
@@ -208,4 +208,9 @@ def check_fits(recipe: Recipe, dataset: Dataset, *, latents: bool) -> None:
 
 def images_to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1] on `device`."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return send(torch.from_numpy(images), device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`. A GPU goes on meanwhile: copying from ordinary memory would empty its queue."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -34,20 +34,20 @@ def one_voice() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    room = _Room(join_processes(), meeting_store().clone())  # type: ignore[attr-defined]
-    threading.Thread(target=room.watch, name="watch", daemon=True).start()
+    channel = _FailureChannel(join_processes(), meeting_store().clone())  # type: ignore[attr-defined]
+    threading.Thread(target=channel.watch, name="watch", daemon=True).start()
     try:
         yield
-        room.finish()
+        channel.finish()
     except (UsageError, JobError) as error:
-        room.fail(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED, error, say)
+        channel.fail(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED, error, say)
     except Exception as error:  # a bug of ours, or a collective that broke because another process had failed
-        room.fail(EXIT_FAILED, error, traceback.print_exception)
+        channel.fail(EXIT_FAILED, error, traceback.print_exception)
     finally:
-        room.closed.set()
+        channel.closed.set()
 
 
-class _Room:
+class _FailureChannel:
     """The store, as far as failing and finishing go. It lives in the main process, or in torchrun."""
 
     def __init__(self, processes: Processes, store: dist.Store) -> None:
@@ -67,9 +67,9 @@ class _Room:
             if self.code is None and self.store.compare_set(CLAIM, "", own).decode() == own:
                 explain(error)
                 said = True
-                self._tell(FAILED, str(code))
-            elif self._hears(FAILED, FAREWELL_SECONDS) and self.processes.is_main:
-                self._hears(OVER, FAREWELL_SECONDS)  # the store must outlive whoever still looks into it
+                self._announce(FAILED, str(code))
+            elif self._wait_for(FAILED, FAREWELL_SECONDS) and self.processes.is_main:
+                self._wait_for(OVER, FAREWELL_SECONDS)  # the store must outlive whoever still looks into it
         except dist.DistError:  # the main process has gone without a word, so what is known here is worth saying
             if not said and self.code is None:
                 explain(error)
@@ -78,15 +78,15 @@ class _Room:
     def finish(self) -> None:
         """All leave together, so that a failure of the main process in its last work reaches everybody."""
         if self.processes.is_main:
-            self._tell(FINISHED, "")
+            self._announce(FINISHED, "")
         else:
-            self._hears(FINISHED, LONGEST_EXPORT_SECONDS)
+            self._wait_for(FINISHED, LONGEST_EXPORT_SECONDS)
 
     def watch(self) -> None:
         """Leave, from whatever this process is in, a while after another has failed."""
         while not self.closed.wait(POLL_SECONDS):
             try:
-                failed = self._heard(FAILED)
+                failed = self._is_announced(FAILED)
             except dist.DistError:  # whoever kept the store is gone
                 failed = True
             if failed:
@@ -94,7 +94,7 @@ class _Room:
                     os._exit(EXIT_FAILED if self.code is None else self.code)
                 return
 
-    def _tell(self, key: str, value: str) -> None:
+    def _announce(self, key: str, value: str) -> None:
         """Let all processes know, and wait until they do, but not for one that is gone."""
         with self._lock:
             self._known.add(key)
@@ -106,16 +106,16 @@ class _Room:
         if key == FAILED:
             self.store.set(OVER, "")
 
-    def _hears(self, key: str, seconds: float) -> bool:
+    def _wait_for(self, key: str, seconds: float) -> bool:
         """Wait until another process tells `key`."""
         deadline = time.monotonic() + seconds
-        while not self._heard(key):
+        while not self._is_announced(key):
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL_SECONDS / 4)
         return True
 
-    def _heard(self, key: str) -> bool:
+    def _is_announced(self, key: str) -> bool:
         if not self.store.check([key]):
             return False
         with self._lock:
