@@ -10,6 +10,7 @@ writes beside it, and takes it over if the bytes are equal; so the record that w
 import hashlib
 import io
 import json
+import re
 import secrets
 import sys
 import tarfile
@@ -31,6 +32,8 @@ from pipelines.codec import decode_png as decode_png
 from pipelines.codec import encode_png as encode_png
 
 RECORDS_AT_ONCE = 8
+TAR_NAME = re.compile(r"(\d{6,})(?:-[0-9a-f]{8})?\.tar")
+"""The usual name of a shard's tar, and the one where that was taken (see `make_shard`)."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,15 @@ def _write_tar(sink: storage.Sink, samples: Iterable[dict[str, Any]]) -> int:
 
 
 def clear_leftovers(url: str, records: Iterable[CommitRecord]) -> None:
-    """Remove what killed and losing jobs left beside the shards. Only for a dataset whose shards are all committed."""
-    named = {tar_url(url, record) for record in records}
+    """Remove what killed and losing jobs left beside the shards. Only for a dataset whose shards are all committed.
+
+    What is not called as `make_shard` calls the tars of these shards is somebody else's and stays.
+    """
+    records = list(records)
+    shards, named = {record.shard for record in records}, {tar_url(url, record) for record in records}
     for entry in storage.list_files(storage.join(url, "shards"), suffix=".tar"):
-        if storage.join(url, "shards", entry.name) not in named:
+        called = TAR_NAME.fullmatch(entry.name)
+        if called and int(called[1]) in shards and storage.join(url, "shards", entry.name) not in named:
             storage.delete(entry.url)
     try:
         storage.clear_unfinished(storage.join(url, "shards"))

@@ -105,16 +105,17 @@ class Source:
 
 def list_source(uri: str) -> Source:
     """List the images of a source. Raises UsageError if it does not exist, holds no image, or is no source."""
-    if uri.endswith(".tar") and "{" in uri:
+    if is_tar(uri) and "{" in uri:
         try:
-            return _tars(uri, sorted(set(braceexpand(uri))))
+            urls = sorted(set(braceexpand(uri)))
         except ValueError as error:
             raise UsageError(f"source '{uri}': the braces do not match; write e.g. {{000..012}}.tar") from error
+        return _tars(uri, urls)
     if not storage.exists(uri):
         raise UsageError(f"source '{uri}': does not exist; give a folder, an s3:// prefix, a list of images or tars")
-    if uri.endswith(LIST_SUFFIXES):
+    if is_list(uri):
         return _list(uri)
-    if uri.endswith(".tar"):
+    if is_tar(uri):
         return _tars(uri, [uri])
     if not storage.is_s3(uri) and Path(uri).is_file():
         raise UsageError(f"source '{uri}': is one file; give its folder, or a list ({', '.join(LIST_SUFFIXES)}, .tar)")
@@ -123,12 +124,22 @@ def list_source(uri: str) -> Source:
 
 def list_images(uri: str) -> Source:
     """As `list_source`, of a folder or prefix of image files and nothing else."""
-    if uri.endswith((*LIST_SUFFIXES, ".tar")):
+    if is_list(uri) or is_tar(uri):
         raise UsageError(f"source '{uri}': is a list; images that are matched by name lie in a folder or s3:// prefix")
     listed = list_source(uri)
     if listed.spans is not None:
         raise UsageError(f"source '{uri}': holds tars; images that are matched by name are files of their own")
     return listed
+
+
+def is_list(uri: str) -> bool:
+    """True for what is read as a list of URIs."""
+    return uri.lower().endswith(LIST_SUFFIXES)
+
+
+def is_tar(uri: str) -> bool:
+    """True for what is read as a tar, or several of them in braces."""
+    return uri.lower().endswith(".tar")
 
 
 def below(folder: str, name: str) -> str:
@@ -208,7 +219,7 @@ def _list(uri: str) -> Source:
     images = names.array()
     if not len(images):
         raise UsageError(f"source '{uri}': names no image; write one URI per row")
-    tars = pc.sum(pc.ends_with(images, ".tar")).as_py()
+    tars = pc.sum(pc.ends_with(images, ".tar", ignore_case=True)).as_py()
     if tars == len(images):
         return _tars(uri, [below(folder, name) for name in images.to_pylist()])
     if tars:

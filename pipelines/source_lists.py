@@ -16,7 +16,7 @@ COLUMN = "uri"
 
 def read_list(uri: str) -> Iterator[str]:
     """The URIs of a list in its order. Raises UsageError if the list cannot be read as what its ending says."""
-    yield from _read_parquet(uri) if uri.endswith(".parquet") else _read_text(uri)
+    yield from _read_parquet(uri) if uri.lower().endswith(".parquet") else _read_text(uri)
 
 
 def _read_text(uri: str) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """A small recipe and helpers for dataset tests."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,13 @@ def planned_samples(recipe: Recipe, source) -> tuple[dict[str, dict], list[Rejec
             sample = decode_sample("nowhere", members.pop("__key__"), members)
             samples[sample["key"]] = sample
     return samples, rejects
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path

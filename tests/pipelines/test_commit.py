@@ -99,3 +99,12 @@ def test_a_store_that_is_gone_is_not_asked_for_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(shard, "read_record", lambda *_: pytest.fail("asked"))
     with pytest.raises(Unreachable):
         make_shard(str(tmp_path), 0, lost())
+
+
+def test_tars_that_no_job_of_this_plan_wrote_stay(url):
+    record = make_shard(url, 0, OURS)
+    strangers = ["000001.tar", "mine.tar", "sub/000000.tar", "000000-photos.tar", "000001-00000000.tar"]
+    for name in [*strangers, "000000-0123abcd.tar"]:
+        storage.write_bytes(storage.join(url, "shards", name), b"x")
+    clear_leftovers(url, [record])
+    assert set(names(url)) == {"shards/000000.json", "shards/000000.tar", *(f"shards/{name}" for name in strangers)}

@@ -1,7 +1,6 @@
 """Folders, lists and tars: the same photos in a stable order with a digest; what cannot be a source is one line."""
 
 import errno
-import io
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from pipelines.decode import Rejected
 from pipelines.samples import load_photo
 from pipelines.source import list_source
 from pipelines.source_pairs import match_lq
-from tests.pipelines.conftest import planned_samples
+from tests.pipelines.conftest import planned_samples, write_tar
 
 NAMES = ["astronaut.png", "chelsea.png", "coffee.png"]
 
@@ -44,16 +43,6 @@ def faults(uri) -> dict[str, tuple[str, str]]:
     source = list_source(str(uri))
     images = source.images(np.arange(source.num_images))
     return {image.name: (image.fault.reason, image.fault.detail) for image in images if image.fault}
-
-
-def write_tar(path, members: list[tuple[str, bytes]]):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture
@@ -323,6 +312,7 @@ def latin_name(path):
         ("x.tar", cut_tar, "is damaged or no tar (unexpected end of data); replace it"),
         ("x.tar", lambda path: write_tar(path, [("a.json", b"{}")]), "its 1 tars hold no image"),
         ("{00..01.tar", lambda path: None, "the braces do not match"),
+        ("{00..01}.tar", lambda path: None, "00.tar': does not exist; correct its name"),
     ],
 )
 def test_bad_sources_are_one_line(name, make, expected, tmp_path):
