@@ -119,6 +119,9 @@ def test_a_damaged_shard_is_not_passed_over(dataset, tmp_path):
     tar.write_bytes(tar.read_bytes()[:-600])
     with pytest.raises(JobError, match="its record says"):
         glimpse(copy)
+    tar.unlink()
+    with pytest.raises(JobError, match=r"000000\.tar: is missing although it was committed; delete .*000000\.json"):
+        glimpse(copy)
 
 
 def test_parameters_that_never_vary_are_left_out():
