@@ -224,9 +224,18 @@ def _list(uri: str) -> Source:
         return _tars(uri, [below(folder, name) for name in images.to_pylist()])
     if tars:
         raise UsageError(f"source '{uri}': names images and {tars} tars; make two lists of it")
-    for scheme in pc.unique(pc.extract_regex(images, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
-        storage.is_s3(scheme or "")  # raises UsageError for a scheme that is not supported
+    _check_urls(images)
     return Source(uri, names.digest, images, storage.absolute(folder), _repeated(images))
+
+
+def _check_urls(names: pa.LargeStringArray) -> None:
+    """Raise UsageError for rows that are neither paths nor URLs that can be read."""
+    for scheme in pc.unique(pc.extract_regex(names, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
+        if scheme:
+            storage.is_s3(f"{scheme}bucket")  # raises for a scheme that is not supported
+    slips = pc.and_not(pc.match_substring_regex(names, "^(?i:s3):"), pc.match_substring_regex(names, "^s3://[^/]"))
+    for name in names.filter(slips).slice(0, 1).to_pylist():
+        storage.is_s3(name)  # raises for s3://, s3:/bucket and the like
 
 
 def _repeated(names: pa.LargeStringArray) -> dict[int, Fault]:

@@ -95,6 +95,16 @@ def test_a_folder_on_s3_is_the_same_source(photos, s3):
     assert read(s3) == read(photos)
 
 
+def test_a_byte_order_mark_and_capitals_do_not_matter(photos, tars, tmp_path):
+    uris = [str(photos / name) for name in NAMES]
+    (tmp_path / "LIST.TXT").write_text("\n".join(uris), encoding="utf-8-sig")
+    pq.write_table(pa.table({"uri": uris}), tmp_path / "LIST.PARQUET")
+    assert listed(tmp_path / "LIST.TXT") == listed(tmp_path / "LIST.PARQUET") == uris
+    (tars / "00.tar").rename(tmp_path / "00.TAR")
+    (tmp_path / "tars.txt").write_text("00.TAR")
+    assert listed(tmp_path / "00.TAR") == listed(tmp_path / "tars.txt") == ["00.TAR/a.png", "00.TAR/b.png"]
+
+
 @pytest.mark.parametrize("kind", ["txt", "parquet"])
 def test_lists_name_images_in_their_order(kind, photos, tmp_path):
     uris = [str(photos / "coffee.png"), "near.png", f"file://{photos}/chelsea.png"]
@@ -264,6 +274,13 @@ def bad_parquet(path):
     pq.write_table(pa.table({"uri": [1, 2]}), path)
 
 
+def damaged_page(path):
+    pq.write_table(pa.table({"uri": ["a.png"] * 50_000}), path)
+    data = bytearray(path.read_bytes())
+    data[20:60] = bytes(40)
+    path.write_bytes(data)
+
+
 def cut_tar(path):
     write_tar(path, [("a.png", b"a" * 5000)]).write_bytes(path.read_bytes()[:3000])
 
@@ -288,6 +305,11 @@ def latin_name(path):
         ("photo.jpg", lambda path: path.write_bytes(b"x"), "is one file; give its folder, or a list"),
         ("photos", mixed, "holds images and tars; keep one kind"),
         ("photos", latin_name, r"the name 'caf\udce9.png' is not UTF-8; rename it"),
+        ("list.txt", lambda path: path.mkdir(), "cannot be read (Is a directory); mend or remove it"),
+        ("list.parquet", damaged_page, "list.parquet': "),
+        ("list.txt", lambda path: path.write_text("a.png\ns3://\n"), "url 's3://': names no bucket"),
+        ("list.txt", lambda path: path.write_text("a.png\ns3:/bucket/b.png\n"), "url 's3:/bucket/b.png': names no"),
+        ("list.txt", lambda path: path.write_text("a.png\nS3://bucket/b.png\n"), "scheme 'S3://' is not supported"),
         ("list.txt", lambda path: path.write_text("# nothing\n"), "names no image; write one URI per row"),
         ("list.txt", lambda path: path.write_text("ftp://host/a.png\n"), "scheme 'ftp://' is not supported"),
         ("list.txt", lambda path: path.write_text("a.png\nb.tar\n"), "names images and 1 tars; make two lists"),

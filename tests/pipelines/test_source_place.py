@@ -1,5 +1,6 @@
 """What fits together is known before anything is listed or written: places of source and dataset, sizes of crops."""
 
+import re
 import shutil
 
 import pytest
@@ -54,3 +55,16 @@ def test_a_source_below_or_beside_its_dataset_is_none_of_it(photos, recipe, tmp_
 def test_crops_too_small_for_the_scale_are_refused_at_once(overrides, least, photos, tmp_path):
     with pytest.raises(UsageError, match=rf"shards\.hq_size: \d+ leaves LQ images of .*; give {least} at least"):
         plan_pairs(load_recipe("realsr_x4", [*SMALL, *overrides]), str(photos), str(tmp_path))
+
+
+@pytest.mark.parametrize("override", ["shards.seed=true", "shards.variants=2.0", "shards.hq_size=64.0"])
+def test_counts_are_whole_numbers(override, photos, tmp_path):
+    key = re.escape(override.partition("=")[0])
+    with pytest.raises(UsageError, match=rf"{key}: .* is not accepted: Input should be a valid integer"):
+        plan_pairs(load_recipe("realsr_x4", [*SMALL, override]), str(photos), str(tmp_path))
+
+
+@pytest.mark.parametrize(("source", "out"), [("", "out"), ("photos", ""), ("photos", "s3://"), ("s3:/b/x", "out")])
+def test_empty_and_mistyped_places_are_refused(source, out, photos, recipe):
+    with pytest.raises(UsageError, match=r"is empty; give a folder|names no bucket; write s3://bucket/prefix"):
+        plan_pairs(recipe, str(photos) if source == "photos" else source, out)
