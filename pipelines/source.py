@@ -6,8 +6,8 @@
                                           (pipelines.source_tars)
 
 A source may hold millions of images: names stand in one Arrow array, and become objects only for the shard that a
-worker gets. The digest is over names and sizes, of tars over those of the tars. A list's sizes are not looked up: what
-changes behind its URIs is not noticed.
+worker gets. The digest is over names and sizes, of tars over those of the tars; who reads an image compares its size.
+A list's sizes are not looked up: what changes behind its URIs is not noticed.
 """
 
 import hashlib
@@ -54,6 +54,8 @@ class SourceImage:
     """The LQ image of the same name, where pairs exist already."""
     root: str = ""
     """What was there when the source was listed: its folder, the tar. Empty for a file that a list names by its URL."""
+    size: int | None = None
+    """Bytes when it was listed; None for a list, which is not looked behind."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Source:
     lq_names: pa.LargeStringArray | None = field(default=None, repr=False)
     """Of pairs that exist already, in the order of `names`; null where there is none."""
     lq_folder: str = ""
+    sizes: np.ndarray | None = field(default=None, repr=False)
+    """Bytes of every image when it was listed; None for a list and for tars, whose spans say it."""
+    lq_sizes: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def num_images(self) -> int:
@@ -96,11 +101,19 @@ class Source:
     def _image(self, index: int, name: str, lq_name: str | None) -> SourceImage:
         fault = self.faults.get(index)
         if self.spans is not None:
-            tar, span = self.spans.tars[self.spans.tar[index]], (self.spans.offset[index], self.spans.size[index])
-            return SourceImage(name, tar, (int(span[0]), int(span[1])), fault, root=tar)
-        lq = None if lq_name is None else SourceImage(lq_name, below(self.lq_folder, lq_name), root=self.lq_folder)
+            tar, size = self.spans.tars[self.spans.tar[index]], int(self.spans.size[index])
+            return SourceImage(name, tar, (int(self.spans.offset[index]), size), fault, root=tar, size=size)
+        lq = None
+        if lq_name is not None:
+            lq_url, lq_size = below(self.lq_folder, lq_name), _at(self.lq_sizes, index)
+            lq = SourceImage(lq_name, lq_url, root=self.lq_folder, size=lq_size)
         url = below(self.folder, name)
-        return SourceImage(name, url, None, fault, lq, root="" if url == name else self.folder)
+        root = "" if url == name else self.folder
+        return SourceImage(name, url, None, fault, lq, root, _at(self.sizes, index))
+
+
+def _at(sizes: np.ndarray | None, index: int) -> int | None:
+    return None if sizes is None else int(sizes[index])
 
 
 def list_source(uri: str) -> Source:
@@ -189,12 +202,13 @@ class _Names:
 
 
 def _folder(uri: str) -> Source:
-    names, tars = _Names(uri), list[str]()
+    names, sizes, tars = _Names(uri), array("q"), list[str]()
     for entry in storage.list_files(uri):
         lower = entry.name.lower()
         if lower.endswith(IMAGE_SUFFIXES):
             names.add(entry.name)
             names.hash(entry.name, entry.size)
+            sizes.append(entry.size)
         elif lower.endswith(".tar"):
             tars.append(entry.url)
     images = names.array()
@@ -208,7 +222,7 @@ def _folder(uri: str) -> Source:
         raise UsageError(
             f"source '{uri}': holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}, or in .tar"
         )
-    return Source(uri, names.digest, images, storage.absolute(uri))
+    return Source(uri, names.digest, images, storage.absolute(uri), sizes=np.frombuffer(sizes, np.int64))
 
 
 def _list(uri: str) -> Source:

@@ -342,3 +342,20 @@ def test_bad_sources_are_one_line(name, make, expected, tmp_path):
     with pytest.raises(UsageError, match=re.escape(expected)) as raised:
         list_source(str(tmp_path / name))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "lq", "s3"])
+def test_an_image_that_changed_since_it_was_listed_ends_the_job(kind, photos, tars, tmp_path, request):
+    """Its dataset's plan names the source by its sizes."""
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    place = request.getfixturevalue("s3") if kind == "s3" else str(folder)
+    if kind == "s3":
+        storage.upload(photos / "astronaut.png", storage.join(place, "astronaut.png"))
+    source = {"tar": lambda: list_source(str(tars)), "lq": lambda: match_lq(list_source(str(photos)), place)}.get(
+        kind, lambda: list_source(place)
+    )()
+    (image,) = source.images(np.arange(1))
+    changed = str(tars / "00.tar") if kind == "tar" else storage.join(place, "astronaut.png")
+    storage.write_bytes(changed, storage.read_bytes(changed)[:1000])
+    with pytest.raises(JobError, match=rf"source '{changed}': changed since it was listed, from \d+ bytes to \d+; put"):
+        load_photo(image, 64, 1)
