@@ -62,6 +62,8 @@ def is_s3(url: str) -> bool:
     So is what is empty or a slip of the pen (`s3:/bucket`, `S3://bucket`): it would be a folder nobody meant.
     """
     scheme = SCHEME.match(url)
+    if "\0" in url:
+        raise UsageError(f"url {url!a}: holds a zero byte, which no file's name does; correct it")
     if url in ("", "file://"):
         raise UsageError(f"url '{url}': is empty; give a folder or s3://bucket/prefix")
     if scheme and scheme[0] not in ("s3://", "file://"):

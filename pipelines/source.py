@@ -246,7 +246,8 @@ def _check_urls(names: pa.LargeStringArray) -> None:
     """Raise UsageError for rows that are neither paths nor URLs that can be read."""
     for scheme in pc.unique(pc.extract_regex(names, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
         if scheme:
-            storage.is_s3(f"{scheme}bucket")  # raises for a scheme that is not supported
+            first = names.filter(pc.starts_with(names, scheme))[0].as_py()
+            storage.is_s3(first)  # raises for a scheme that is not supported
     slips = pc.and_not(pc.match_substring_regex(names, "^(?i:s3):"), pc.match_substring_regex(names, "^s3://[^/]"))
     for name in names.filter(slips).slice(0, 1).to_pylist():
         storage.is_s3(name)  # raises for s3://, s3:/bucket and the like

@@ -148,6 +148,7 @@ def write_half(url: str) -> None:
     [
         ("", "is empty; give a folder or s3://bucket/prefix"),
         ("file://", "is empty; give a folder"),
+        ("a\0b", "url 'a\\x00b': holds a zero byte"),
         ("s3://", "names no bucket; write s3://bucket/prefix"),
         ("s3:///x", "names no bucket"),
         ("s3:/bucket/x", "names no bucket"),

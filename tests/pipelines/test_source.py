@@ -311,7 +311,11 @@ def latin_name(path):
         ("list.txt", lambda path: path.write_text("a.png\ns3:/bucket/b.png\n"), "url 's3:/bucket/b.png': names no"),
         ("list.txt", lambda path: path.write_text("a.png\nS3://bucket/b.png\n"), "scheme 'S3://' is not supported"),
         ("list.txt", lambda path: path.write_text("# nothing\n"), "names no image; write one URI per row"),
-        ("list.txt", lambda path: path.write_text("ftp://host/a.png\n"), "scheme 'ftp://' is not supported"),
+        (
+            "list.txt",
+            lambda path: path.write_text("ftp://host/a.png\n"),
+            "url 'ftp://host/a.png': scheme 'ftp://'",
+        ),
         ("list.txt", lambda path: path.write_text("a.png\nb.tar\n"), "names images and 1 tars; make two lists"),
         ("list.txt", lambda path: path.write_text("b.tar\n"), "b.tar': does not exist; correct its name"),
         ("list.txt", lambda path: path.write_text("b.tar\nb.tar\n"), "names a tar twice"),
