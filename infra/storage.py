@@ -183,15 +183,15 @@ def upload(local: Path, url: str) -> None:
 
 
 def download(url: str, local: Path) -> None:
-    """Copy the file at `url` to a local path, atomically. Raises FileNotFoundError."""
-    with open_read(url) as source, open_write(str(local)) as sink:
+    """Copy the file at `url` to a local path, atomically. Raises FileNotFoundError; JobError if it cannot be read."""
+    with read_errors(url), open_read(url) as source, open_write(str(local)) as sink:
         shutil.copyfileobj(source, sink, COPY_BYTES)  # type: ignore[misc]
 
 
 def sha256(url: str) -> str:
-    """sha256 of the file at `url`, in hexadecimal, read in bounded memory. Raises FileNotFoundError."""
+    """sha256 of the file at `url`, in hexadecimal, read in bounded memory. Raises FileNotFoundError; JobError."""
     digest = hashlib.sha256()
-    with open_read(url) as stream:
+    with read_errors(url), open_read(url) as stream:
         while data := stream.read(COPY_BYTES):
             digest.update(data)
     return digest.hexdigest()

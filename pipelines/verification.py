@@ -135,6 +135,8 @@ def _check_autoencoder(url: str, made_by: Any) -> list[str]:
             found = fingerprint(load_vqgan(folder))
         except FileNotFoundError:
             return ["autoencoder: the folder with the weights that made the latents is missing"]
+        except JobError as error:
+            return [f"autoencoder: {error}"]
         except ValueError as error:
             return [f"autoencoder: {error}".replace(folder, storage.join(url, AUTOENCODER_FOLDER))]
     different = [key for key, value in found.items() if made_by.get(key) != value]

@@ -168,11 +168,13 @@ def test_a_name_that_s3_does_not_take(s3):
         storage.exists("s3://No bucket!/x")
 
 
-def test_a_place_that_cannot_be_read(tmp_path, monkeypatch):
+def test_a_place_that_cannot_be_read(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for read, url in (
         (storage.read_json, tmp_path / "file" / "x.json"),
         (storage.read_json, tmp_path),
+        (storage.sha256, tmp_path),
+        (lambda url: storage.download(url, tmp_path / "copy"), tmp_path),
         (storage.exists, tmp_path / ("x" * 300)),
         (lambda url: list(storage.list_files(url)), tmp_path / ("x" * 300)),
     ):
