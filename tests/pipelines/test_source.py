@@ -18,44 +18,13 @@ from pipelines.decode import Rejected
 from pipelines.samples import load_photo
 from pipelines.source import list_source
 from pipelines.source_pairs import match_lq
-from tests.pipelines.conftest import planned_samples, write_tar
-
-NAMES = ["astronaut.png", "chelsea.png", "coffee.png"]
-
-
-def listed(uri) -> list[str]:
-    source = list_source(str(uri))
-    return [image.name for image in source.images(np.arange(source.num_images))]
-
-
-def read(uri) -> dict[str, bytes]:
-    """name -> bytes of every image that has no fault."""
-    source = list_source(str(uri))
-    images = source.images(np.arange(source.num_images))
-    return {
-        image.name: storage.read_range(image.url, *image.span) if image.span else storage.read_bytes(image.url)
-        for image in images
-        if image.fault is None
-    }
+from tests.pipelines.conftest import NAMES, listed, planned_samples, read, write_tar
 
 
 def faults(uri) -> dict[str, tuple[str, str]]:
     source = list_source(str(uri))
     images = source.images(np.arange(source.num_images))
     return {image.name: (image.fault.reason, image.fault.detail) for image in images if image.fault}
-
-
-@pytest.fixture
-def data(photos) -> dict[str, bytes]:
-    return {name: (photos / name).read_bytes() for name in NAMES}
-
-
-@pytest.fixture
-def tars(tmp_path, data):
-    folder = tmp_path / "tars"
-    write_tar(folder / "00.tar", [("a.png", data["astronaut.png"]), ("a.json", b"{}"), ("b.png", data["chelsea.png"])])
-    write_tar(folder / "01.tar", [("deep/a.png", data["coffee.png"]), (f"{'long' * 60}.png", data["chelsea.png"])])
-    return folder
 
 
 def test_a_tree_is_listed_in_the_order_of_its_paths(photos, tmp_path):
@@ -93,64 +62,6 @@ def test_a_folder_on_s3_is_the_same_source(photos, s3):
         storage.upload(photos / name, storage.join(s3, name))
     assert list_source(s3).digest == list_source(str(photos)).digest
     assert read(s3) == read(photos)
-
-
-def test_a_byte_order_mark_and_capitals_do_not_matter(photos, tars, tmp_path):
-    uris = [str(photos / name) for name in NAMES]
-    (tmp_path / "LIST.TXT").write_text("\n".join(uris), encoding="utf-8-sig")
-    pq.write_table(pa.table({"uri": uris}), tmp_path / "LIST.PARQUET")
-    assert listed(tmp_path / "LIST.TXT") == listed(tmp_path / "LIST.PARQUET") == uris
-    (tars / "00.tar").rename(tmp_path / "00.TAR")
-    (tmp_path / "tars.txt").write_text("00.TAR")
-    assert listed(tmp_path / "00.TAR") == listed(tmp_path / "tars.txt") == ["00.TAR/a.png", "00.TAR/b.png"]
-
-
-@pytest.mark.parametrize("kind", ["txt", "parquet"])
-def test_lists_name_images_in_their_order(kind, photos, tmp_path):
-    uris = [str(photos / "coffee.png"), "near.png", f"file://{photos}/chelsea.png"]
-    shutil.copy(photos / "astronaut.png", tmp_path / "near.png")
-    path = tmp_path / f"list.{kind}"
-    if kind == "txt":
-        path.write_text("\n".join(["# my photos", "", *uris]))
-    else:
-        pq.write_table(pa.table({"width": [1, 2, 3], "caption": ["x", "y", "z"], "uri": uris}), path)
-    assert listed(path) == uris
-    assert list(read(path).values()) == [(photos / name).read_bytes() for name in ("coffee.png", *NAMES[:2])]
-
-
-def test_parquet_without_uri_takes_its_first_strings(photos, tmp_path, s3):
-    table = pa.table({"width": [1], "path": pa.array([str(photos / "coffee.png")], pa.large_string()), "more": ["x"]})
-    pq.write_table(table, tmp_path / "list.parquet")
-    storage.upload(tmp_path / "list.parquet", storage.join(s3, "list.parquet"))
-    assert listed(storage.join(s3, "list.parquet")) == listed(tmp_path / "list.parquet") == [str(photos / "coffee.png")]
-
-
-def test_a_repeated_uri_is_rejected_once_per_sample(photos, recipe, tmp_path):
-    listing = tmp_path / "list.txt"
-    listing.write_text("\n".join(str(photos / name) for name in ("coffee.png", "chelsea.png", "coffee.png")))
-    samples, rejects = planned_samples(recipe, listing)
-    assert len(samples) == 6
-    assert [reject.reason for reject in rejects] == ["duplicate_key"] * 3
-    assert {reject.detail for reject in rejects} == {"row 3 repeats row 1 of the list"}
-
-
-@pytest.mark.parametrize("place", ["folder", "s3"])
-def test_rows_that_name_no_image_are_rejected(place, photos, recipe, tmp_path, request):
-    root = str(tmp_path) if place == "folder" else request.getfixturevalue("s3")
-    storage.upload(photos / "coffee.png", storage.join(root, "folder", "coffee.png"))
-    rows = ["folder/coffee.png", "folder", "gone.png"]
-    if place == "folder":
-        rows += ["folder/coffee.png/below.png", "x" * 300 + ".png"]
-    else:
-        rows.append("s3://tests/")
-    listing = storage.join(root, "list.txt")
-    storage.write_bytes(listing, "\n".join(rows).encode())
-    samples, rejects = planned_samples(recipe, listing)
-    assert {sample["record"]["source"] for sample in samples.values()} == {"folder/coffee.png"}
-    found = {reject.uri: reject.reason for reject in rejects}
-    expected = dict.fromkeys(rows[1:], "missing")
-    expected |= {"folder": "unreadable"} if place == "folder" else {"s3://tests/": "unreadable"}
-    assert found == expected
 
 
 @pytest.mark.parametrize(
