@@ -50,11 +50,15 @@ def build(section: str | Mapping[str, Any], scale: int | None = None) -> Degrada
 
 def parse_section(section: str | Mapping[str, Any]) -> DrawnSection | PairedSection:
     """`section` with its defaults filled in and checked; no folder is looked at. Raises ValueError as `build` does."""
+    if not isinstance(section, str | Mapping):
+        raise ValueError(f"degradation is {section!r}; give a name ({', '.join(TASKS)}), or a mapping with it")
     values: dict[str, Any] = {"name": section} if isinstance(section, str) else dict(section)
     name = values.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"degradation.name is {name!r}; valid names are {', '.join(TASKS)}")
     if name == "realesrgan":
         preset = values.get("preset", "training")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"degradation.preset is {preset!r}; valid presets are {', '.join(PRESETS)}")
         return parse(RealESRGANSection, merged(PRESETS[preset], values), "degradation")
     if name == "paired":

@@ -56,6 +56,10 @@ def cluster(workers: int | None = None, log_to_driver: bool = False) -> Iterator
             raise JobError(
                 f"RAY_ADDRESS {address}: no Ray cluster answers there; start one or unset RAY_ADDRESS"
             ) from error
+        except Exception as error:
+            if type(error) not in (Exception, RuntimeError):  # so Ray says that its processes did not come up in time
+                raise
+            raise JobError(f"Ray did not start ({error}); run the same command again, under less load") from error
     try:
         resources = ray.cluster_resources()
         cpus = max(1, int(resources.get("CPU", 1)))

@@ -8,6 +8,8 @@ replaced. Each section is validated by the model that stands beside its owner, w
 import copy
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -48,7 +50,7 @@ class Recipe:
             raise UsageError(f"{origin}: '{missing[0]}' is missing; add it at the top level")
         if raw["task"] not in TASKS:
             raise UsageError(f"{origin}: task: '{raw['task']}' is unknown; choose one of {', '.join(TASKS)}")
-        if raw["scale"] not in (1, 2, 4, 8):
+        if type(raw["scale"]) is not int or raw["scale"] not in (1, 2, 4, 8):  # True is 1 to Python, 4.0 is 4
             raise UsageError(f"{origin}: scale: {raw['scale']!r} is not supported; choose 1, 2, 4 or 8")
         return cls(name=str(raw["name"]), task=raw["task"], scale=raw["scale"], raw=raw)
 
@@ -76,6 +78,7 @@ def load_recipe(ref: str, overrides: list[str] | None = None) -> Recipe:
     raw = _read(ref, seen=())
     for override in overrides or []:
         _apply_override(raw, override)
+    _check_json(raw, f"recipe '{ref}'")
     return Recipe.from_dict(raw, origin=f"recipe '{ref}'")
 
 
@@ -110,10 +113,11 @@ def _read(ref: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if ref in seen:
         raise UsageError(f"recipe '{seen[0]}': extends itself ({' -> '.join((*seen, ref))}); remove one 'extends'")
     path = Path(ref)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
+    is_file = os.path.isfile(ref)  # noqa: PTH113 (of Path, it raises for a name that is too long)
+    if path.suffix in (".yaml", ".yml") or is_file:
+        if not is_file:
             raise UsageError(f"recipe file '{ref}' does not exist; give an existing .yaml file or a shipped name")
-        text = path.read_text()
+        text = _read_file(path)
     elif ref in shipped_recipes():
         text = resources.files("infra.recipes").joinpath(f"{ref}.yaml").read_text()
     else:
@@ -127,6 +131,34 @@ def _read(ref: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise UsageError(f"recipe '{ref}' is not a mapping of sections; start it with 'name: ...'")
     parent = raw.pop("extends", None)
     return raw if parent is None else _merge(_read(str(parent), (*seen, ref)), raw)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"recipe file '{path}': is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise UsageError(
+            f"recipe file '{path}': cannot be read ({error.strerror}); correct its path or rights"
+        ) from error
+
+
+def _check_json(value: Any, origin: str, path: str = "") -> None:
+    """Raise UsageError for what YAML knows and JSON does not, as dates and sets: a plan could not be stored."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UsageError(f"{origin}: {path or 'top level'}: the key {key} is no text; quote it")
+            _check_json(item, origin, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(item, origin, path)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{origin}: {path}: {value} is no number that can be stored; give a finite one")
+    elif value is not None and not isinstance(value, str | int | float):
+        kind = type(value).__name__
+        raise UsageError(f"{origin}: {path}: {value} is read as a YAML {kind}; quote it, or write a list or a number")
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,19 +7,21 @@ winner of many writers. S3 follows the standard AWS environment (credentials, AW
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from infra.errors import JobError, UsageError
-from infra.storage_disk import DiskWriter, clear_temporaries, list_folder
+from infra.storage_disk import DiskWriter, clear_temporaries, list_folder, read_errors
 from infra.storage_s3 import COPY_BYTES, S3Reader, S3Writer, abort_uploads
 from infra.storage_s3_client import Unreachable as Unreachable
 from infra.storage_s3_client import bucket_and_key, client, s3_errors
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -55,11 +57,22 @@ class Sink:
 
 
 def is_s3(url: str) -> bool:
-    """True for `s3://bucket/...`; any other scheme than a plain path or file:// is refused with UsageError."""
-    scheme = urlsplit(url).scheme if "://" in url else ""
-    if scheme not in ("", "file", "s3"):
-        raise UsageError(f"url '{url}': scheme '{scheme}://' is not supported; use a folder or s3://bucket/prefix")
-    return scheme == "s3"
+    """True for `s3://bucket/...`; anything else than that, a plain path or file:// is refused with UsageError.
+
+    So is what is empty or a slip of the pen (`s3:/bucket`, `S3://bucket`): it would be a folder nobody meant.
+    """
+    scheme = SCHEME.match(url)
+    if "\0" in url:
+        raise UsageError(f"url {url!a}: holds a zero byte, which no file's name does; correct it")
+    if url in ("", "file://"):
+        raise UsageError(f"url '{url}': is empty; give a folder or s3://bucket/prefix")
+    if scheme and scheme[0] not in ("s3://", "file://"):
+        raise UsageError(f"url '{url}': scheme '{scheme[0]}' is not supported; use a folder or s3://bucket/prefix")
+    if url[:3].lower() != "s3:":
+        return False
+    if not url.startswith("s3://") or url[5:6] in ("", "/"):
+        raise UsageError(f"url '{url}': names no bucket; write s3://bucket/prefix")
+    return True
 
 
 def join(url: str, *parts: str) -> str:
@@ -73,9 +86,10 @@ def absolute(url: str) -> str:
 
 
 def exists(url: str) -> bool:
-    """True if a file stands at `url`, or (local) a folder, or (s3) anything under the prefix."""
+    """True if a file stands at `url`, or (local) a folder, or (s3) anything under the prefix. Raises JobError."""
     if not is_s3(url):
-        return _path(url).exists()
+        with read_errors(url):
+            return _path(url).exists()
     bucket, key = bucket_and_key(url)
     folder = key.rstrip("/") + "/" if key else ""
     with s3_errors(url):
@@ -146,9 +160,11 @@ def write_bytes(url: str, data: bytes, *, if_absent: bool = False) -> bool:
 
 
 def read_json(url: str) -> Any:
-    """Parse the JSON file at `url`. Raises FileNotFoundError; JobError if it is not JSON."""
+    """Parse the JSON file at `url`. Raises FileNotFoundError; JobError if it cannot be read or is not JSON."""
+    with read_errors(url):
+        data = read_bytes(url)
     try:
-        return json.loads(read_bytes(url))
+        return json.loads(data)
     except ValueError as error:
         raise JobError(f"{url}: is not valid JSON ({error}); it is damaged, delete it to have it made again") from error
 
@@ -167,25 +183,25 @@ def upload(local: Path, url: str) -> None:
 
 
 def download(url: str, local: Path) -> None:
-    """Copy the file at `url` to a local path, atomically. Raises FileNotFoundError."""
-    with open_read(url) as source, open_write(str(local)) as sink:
+    """Copy the file at `url` to a local path, atomically. Raises FileNotFoundError; JobError if it cannot be read."""
+    with read_errors(url), open_read(url) as source, open_write(str(local)) as sink:
         shutil.copyfileobj(source, sink, COPY_BYTES)  # type: ignore[misc]
 
 
 def sha256(url: str) -> str:
-    """sha256 of the file at `url`, in hexadecimal, read in bounded memory. Raises FileNotFoundError."""
+    """sha256 of the file at `url`, in hexadecimal, read in bounded memory. Raises FileNotFoundError; JobError."""
     digest = hashlib.sha256()
-    with open_read(url) as stream:
+    with read_errors(url), open_read(url) as stream:
         while data := stream.read(COPY_BYTES):
             digest.update(data)
     return digest.hexdigest()
 
 
 def list_files(url: str, suffix: str = "") -> Iterator[FileEntry]:
-    """All files below a folder or prefix whose name ends in `suffix`, in the order of their names."""
+    """All files below a folder or prefix whose name ends in `suffix`, in the order of their names. Raises JobError."""
     if is_s3(url):
         yield from _list_s3(url, suffix)
-    elif _path(url).is_dir():
+    elif _is_folder(url):
         for name, entry in list_folder(str(_path(url)), suffix):
             dangling = (
                 entry.is_symlink() and not Path(entry.path).exists()
@@ -223,6 +239,11 @@ def local_folder(url: str, cache: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             download(entry.url, target)
     return cache
+
+
+def _is_folder(url: str) -> bool:
+    with read_errors(url):
+        return _path(url).is_dir()
 
 
 def _path(url: str) -> Path:

@@ -87,6 +87,19 @@ def clear_temporaries(folder: Path) -> int:
     return len(pieces)
 
 
+@contextmanager
+def read_errors(place: str) -> Iterator[None]:
+    """Turn what keeps a file from being read into one clear JobError; that it is not there stays FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise JobError(
+            f"{place}: cannot be read ({error.strerror}); correct the path, its rights or its disk"
+        ) from error
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

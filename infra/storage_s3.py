@@ -30,6 +30,8 @@ COPY_BYTES = 1 << 20
 PARTS_AT_ONCE = 3  # with the one being filled, a writer holds four parts in memory, however slow the store is
 MAX_PARTS = 10_000
 BODY_ATTEMPTS = 4
+CONFLICT_ATTEMPTS = 5
+CONFLICT_SECONDS = 0.2  # before the second attempt, twice that before the third
 
 
 class S3Reader(io.RawIOBase):
@@ -162,13 +164,18 @@ class S3Writer:
             raise
 
     def _finish(self, request: Any, **arguments: Any) -> bool:
-        try:
-            request(Bucket=self.bucket, Key=self.key, **arguments, **self.condition)
-        except ClientError as error:
-            if self.condition and status_of(error) in (409, 412):
-                return False
-            raise
-        return True
+        """False if another writer was first (412). 409 says that another is just writing, not that it will succeed."""
+        for attempt in range(1, CONFLICT_ATTEMPTS + 1):
+            try:
+                request(Bucket=self.bucket, Key=self.key, **arguments, **self.condition)
+                return True
+            except ClientError as error:
+                if self.condition and status_of(error) == 412:
+                    return False
+                if not self.condition or status_of(error) != 409 or attempt == CONFLICT_ATTEMPTS:
+                    raise
+            time.sleep(CONFLICT_SECONDS * attempt)
+        raise AssertionError("the last attempt returns or raises")
 
     def _send(self, data: bytes) -> None:
         with self._errors():

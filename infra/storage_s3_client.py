@@ -19,6 +19,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
 )
@@ -120,7 +121,10 @@ def endpoint() -> str:
 
 @contextmanager
 def s3_errors(url: str) -> Iterator[None]:
-    """Turn what boto3 raises into FileNotFoundError or one clear JobError (its text never holds a secret)."""
+    """Turn what boto3 raises into FileNotFoundError or one clear JobError (its text never holds a secret).
+
+    A name that S3 does not take is a UsageError.
+    """
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
@@ -138,6 +142,8 @@ def s3_errors(url: str) -> Iterator[None]:
         if status in (401, 403):
             raise JobError(f"{url}: S3 refused the credentials ({code}); check the AWS_* environment") from error
         raise JobError(f"{url}: S3 at {endpoint()} answered {status} {code}; run the same command again") from error
+    except ParamValidationError as error:
+        raise UsageError(f"url '{url}': S3 knows no such bucket or key; write s3://bucket/prefix") from error
     except BotoCoreError as error:
         raise Unreachable(f"{url}: S3 at {endpoint()} cannot be used ({type(error).__name__}); is it up?") from error
     except ValueError as error:

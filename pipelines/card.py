@@ -6,6 +6,7 @@ why).
 """
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -47,7 +48,7 @@ def _readme(dataset: Dataset, num_seen: int, drawn: list[Parameter]) -> str:
     recipe = plan["recipe"]
     rows = [
         ("kind", identity["kind"]),
-        ("recipe", f"{recipe['name']} ({recipe['task']}, x{recipe['scale']})"),
+        ("recipe", f"{_cell(str(recipe['name']))} ({recipe['task']}, x{recipe['scale']})"),
         ("samples", f"{dataset.num_samples:,} of {plan['num_samples_planned']:,} planned"),
         ("shards", f"{len(records):,}, {sum(record.bytes for record in records) / 1e6:,.1f} MB"),
         ("source", _source(dataset)),
@@ -59,20 +60,33 @@ def _readme(dataset: Dataset, num_seen: int, drawn: list[Parameter]) -> str:
     rows += [("plan", f"`{plan['plan_hash']}`"), ("digest", f"`{dataset.digest}`")]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
     return (
-        f"# Dataset of {recipe['name']}\n\n| | |\n|---|---|\n{table}\n"
+        f"# Dataset of {_cell(str(recipe['name']))}\n\n| | |\n|---|---|\n{table}\n"
         "![Pairs, LQ left and HQ right, and histograms of the parameters](preview.png)\n\n"
         f"## What was left out\n\n{_rejects(dataset)}\n"
         f"## What was drawn\n\n{_drawn(num_seen, drawn)}"
     )
 
 
+def _cell(text: str) -> str:
+    """Text that a cell of a table can hold: nothing ends the line or the cell."""
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return shown.replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    """A name as it is, in a cell of a table; in more backticks than it holds in a row itself."""
+    shown, longest = _cell(text), max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
 def _source(dataset: Dataset) -> str:
     identity, uri = dataset.plan["identity"], dataset.plan["source_uri"]
     if "source" not in identity:
-        return f"`{uri}`"
+        return _code(uri)
     variants = identity["shards"]["variants"]
     lq = dataset.plan["recipe"].get("degradation", {}).get("lq_dir")
-    text = f"`{uri}`" + (f" with LQ from `{lq}`" if lq else "")
+    text = _code(uri) + (f" with LQ from {_code(lq)}" if lq else "")
     each = f"{variants} variants" if variants > 1 else "one sample"
     return f"{text}: {identity['source']['num_images']:,} images, {each} each"
 
@@ -87,7 +101,7 @@ def _rejects(dataset: Dataset) -> str:
         return "Nothing.\n"
     planned = dataset.plan["num_samples_planned"]
     rows = [
-        f"| {reason} | {len(images[reason]):,} | {count:,} | {count / planned:.2%} | `{min(images[reason])}` |\n"
+        f"| {reason} | {len(images[reason]):,} | {count:,} | {count / planned:.2%} | {_code(min(images[reason]))} |\n"
         for reason, count in reasons.most_common()
     ]
     head = "| reason | images | samples | of all | for example |\n|---|---|---|---|---|\n"

@@ -1,7 +1,10 @@
 """The pictures of a dataset card: pairs side by side, and a histogram for every parameter."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -32,7 +35,7 @@ def contact_sheet(samples: Sequence[dict[str, Any]]) -> np.ndarray:
     lines = max(len(caption) for caption in captions)
     height = SIDE + lines * LINE + GAP
     page = Image.new("RGB", (WIDTH, GAP + -(-len(chosen) // columns) * height), PAPER)
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    pen, font = ImageDraw.Draw(page), _font()
     for i, (sample, caption) in enumerate(zip(chosen, captions, strict=True)):
         left, top = GAP + i % columns * (CELL + GAP), GAP + i // columns * height
         page.paste(Image.fromarray(_thumbnail(sample["lq"], cv2.INTER_NEAREST)), (left, top))
@@ -47,7 +50,7 @@ def draw_histograms(parameters: Sequence[Parameter]) -> np.ndarray:
     rows = -(-len(parameters) // PANEL_COLUMNS)
     height = LINE + PANEL_HEIGHT + LINE + GAP
     page = Image.new("RGB", (WIDTH, rows * height + GAP * bool(rows)), PAPER)
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    pen, font = ImageDraw.Draw(page), _font()
     for i, parameter in enumerate(parameters):
         left, top = GAP + i % PANEL_COLUMNS * (PANEL + GAP), i // PANEL_COLUMNS * height
         base = top + LINE + PANEL_HEIGHT
@@ -73,8 +76,8 @@ def stack(pages: Sequence[np.ndarray]) -> np.ndarray:
 
 def _caption(sample: dict[str, Any]) -> list[str]:
     """Where it came from, and in two more lines what was done to it."""
-    record, font = sample["record"], ImageFont.load_default(size=11)
-    title = f"{record['source']}, variant {record['variant']}"
+    record, font = sample["record"], _font()
+    title = _drawable(f"{record['source']}, variant {record['variant']}")
     lines = [title if font.getlength(title) <= CELL else _fitting(title[::-1], font, CELL)[::-1]]  # the end tells more
     line = ""
     for phrase in _phrases(record["degradation"]):
@@ -94,6 +97,32 @@ def _phrases(degradation: dict[str, Any]) -> list[str]:
         return describe_record(degradation)
     except ValueError:
         return ["degraded by another version, whose record this one cannot read"]
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu where it is installed (matplotlib brings it), for names of other scripts; else that of Pillow, Latin."""
+    spec = find_spec("matplotlib")
+    place = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec and spec.origin else None
+    if place is not None and place.is_file():
+        return ImageFont.truetype(str(place), 10, layout_engine=ImageFont.Layout.BASIC)
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=11))
+
+
+@cache
+def _is_drawable(character: str) -> bool:
+    """True if the font has it: what it lacks is drawn as that which no font has."""
+    return character.isprintable() and _glyph(character) != _glyph("\U0010ffff")
+
+
+def _glyph(character: str) -> tuple[tuple[int, int], bytes]:
+    mask = _font().getmask(character)
+    return mask.size, bytes(mask)
+
+
+def _drawable(text: str) -> str:
+    """The text with a question mark for what would be an empty box or a new line."""
+    return "".join(one if _is_drawable(one) else "?" for one in text)
 
 
 def _fitting(text: str, font: Any, width: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from infra import storage
 from infra.errors import JobError
 from pipelines.dataset import Dataset, decode_sample, members_of
-from pipelines.shard import CommitRecord, remedy, tar_url
+from pipelines.shard import CommitRecord, remedy, tar_errors, tar_url
 
 SHARDS_SEEN = 16
 BYTES_SEEN = 4 << 20  # of each of them
@@ -104,7 +104,8 @@ def first_samples(url: str, record: CommitRecord) -> list[dict[str, Any]]:
 def _whole_samples(url: str, record: CommitRecord, size: int) -> dict[str, dict[str, bytes]]:
     """Members, by key, of the samples that lie within the first `size` bytes."""
     location = tar_url(url, record)
-    data = storage.read_range(location, 0, size)
+    with tar_errors(url, record):
+        data = storage.read_range(location, 0, size)
     if len(data) < size:
         raise JobError(f"{location}: has {len(data)} bytes, its record says {record.bytes}; {remedy(url, record)}")
     samples: dict[str, dict[str, bytes]] = {}

@@ -39,7 +39,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def decode_png(data: bytes) -> np.ndarray:
     """Bytes of any 8-bit PNG -> uint8 (H, W, 3) RGB or (H, W). Raises ValueError if they are damaged."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error as error:  # a header that promises more pixels than OpenCV takes
+        raise ValueError(f"not a readable PNG ({error.err})") from error
     if pixels is None:
         raise ValueError("not a readable PNG")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels

@@ -8,15 +8,15 @@ class ShardsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    hq_size: int = Field(default=256, ge=16, le=4096, multiple_of=8)
+    hq_size: int = Field(strict=True, default=256, ge=16, le=4096, multiple_of=8)
     """Side of the square HQ crop, in pixels."""
-    samples_per_shard: int = Field(default=1000, ge=1)
+    samples_per_shard: int = Field(strict=True, default=1000, ge=1)
     """Planned samples in one shard (the last shard may hold fewer)."""
-    variants: int = Field(default=1, ge=1)
+    variants: int = Field(strict=True, default=1, ge=1)
     """How many differently cropped and degraded samples come from one source image."""
     horizontal_flip_prob: float = Field(default=0.5, ge=0, le=1)
     """Probability that a crop is mirrored."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(strict=True, default=0, ge=0)
     """Seed of everything random in the dataset."""
     max_reject_rate: float = Field(default=0.01, ge=0, le=1)
     """Largest share of planned samples that may be rejected before the job fails."""

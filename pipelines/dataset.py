@@ -22,6 +22,8 @@ from pipelines.shard import CommitRecord, committed_shards, decode_png, read_sha
 SCHEMA_VERSION = 1
 PLAN_FILE = "dataset.json"
 SHOWN_CHANGES = 6
+_REQUIRED = {"identity": dict, "plan_hash": str, "num_shards": int}
+_OPTIONAL = {"num_samples_planned": int, "source_uri": str, "recipe": dict}
 
 _DECODERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     "hq.png": ("hq", decode_png),
@@ -102,11 +104,13 @@ def decode_sample(
     """One sample from its members' bytes ("hq.png" -> ...); see `iter_samples` for what it holds and raises."""
     sample: dict[str, Any] = {"key": key}
     for member, data in members.items():
+        if member not in _DECODERS:
+            raise JobError(f"{url} sample {key}: holds '{member}', which no dataset has; make the dataset again")
         name, decode = _DECODERS[member]
         if fields is None or name in fields:
             try:
                 sample[name] = decode(data)
-            except ValueError as error:
+            except (ValueError, EOFError) as error:
                 raise JobError(f"{url} sample {key}: {member} is damaged ({error})") from error
     absent = sorted(set(fields or ()) - set(sample))
     if absent:
@@ -119,17 +123,31 @@ def members_of(fields: Collection[str]) -> set[str]:
     return {member for member, (field, _) in _DECODERS.items() if field in fields}
 
 
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} {json.dumps(value)[:40]}"
+
+
 def read_plan(url: str) -> dict[str, Any] | None:
-    """dataset.json, or None if there is none."""
+    """dataset.json, or None if there is none. Raises JobError if it is damaged, UsageError if of another version."""
+    place = storage.join(url, PLAN_FILE)
     try:
-        plan = storage.read_json(storage.join(url, PLAN_FILE))
+        plan = storage.read_json(place)
     except FileNotFoundError:
         return None
+    if not isinstance(plan, dict):
+        raise JobError(f"{place}: is no plan but {_kind(plan)}; restore it, or make the dataset again elsewhere")
     if plan.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
             f"dataset '{url}': schema_version {plan.get('schema_version')} is not supported; "
             f"this version reads {SCHEMA_VERSION}"
         )
+    for key, kind in {**_REQUIRED, **_OPTIONAL}.items():
+        if type(plan.get(key)) is not kind and (key in plan or key in _REQUIRED):
+            found = _kind(plan[key]) if key in plan else "missing"
+            raise JobError(
+                f"{place}: {key} is {found}, it must be {kind.__name__}; restore the file, or make the dataset again "
+                "elsewhere"
+            )
     return plan
 
 
@@ -137,10 +155,11 @@ def freeze_plan(url: str, plan: dict[str, Any]) -> None:
     """Write dataset.json once; a second job must bring the same plan.
 
     `plan["identity"]` is what the bytes depend on, and `plan_hash` its digest. Raises UsageError that lists in which
-    keys an existing plan differs.
+    keys an existing plan differs; JobError if the store says that there is one, and there is none.
     """
-    if not storage.write_json(storage.join(url, PLAN_FILE), plan, if_absent=True):
-        check_plan(url, plan)
+    place = storage.join(url, PLAN_FILE)
+    if not storage.write_json(place, plan, if_absent=True) and not check_plan(url, plan):
+        raise JobError(f"{place}: another job wrote it first, and now it is gone; run the same command again")
 
 
 def check_plan(url: str, plan: dict[str, Any]) -> bool:

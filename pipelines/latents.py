@@ -28,7 +28,7 @@ from pipelines.latents_encoder import QUESTIONS, Encoder
 from pipelines.latents_pool import mean_busy_share
 from pipelines.latents_probe import probe_latents
 from pipelines.latents_shard import make_latent_shard
-from pipelines.shard import CommitRecord, clear_leftovers, committed_shards
+from pipelines.shard import CommitRecord, clear_leftovers, committed_shards, records_of_all
 from resshift.weights import fingerprint, load_vqgan
 
 PREPROCESSING = "RGB uint8 / 127.5 - 1; LQ enlarged to HQ size by bicubic interpolation; latent before quantisation"
@@ -63,7 +63,7 @@ def make_latents(
             for name in AUTOENCODER_FILES:
                 storage.upload(weights / name, storage.join(out, AUTOENCODER_FOLDER, name))
     busy = _make_shards(config, dataset, out, todo, done, workers) if todo else None
-    records = [done[shard] for shard in range(len(dataset.shards))]
+    records = records_of_all(out, done, len(dataset.shards))
     clear_leftovers(out, records)
     write_card(out, document, records)
     summary = f"{dataset.num_samples} latents in {len(records)} shards ({len(todo)} made now) -> {out}"
@@ -174,5 +174,10 @@ def _plan(recipe: Recipe, config: AutoencoderConfig, dataset: Dataset, weights: 
 def _check_pairs(recipe: Recipe, dataset: Dataset) -> None:
     identity = dataset.plan["identity"]
     for field, wanted in (("kind", "pairs"), ("task", recipe.task), ("scale", recipe.scale)):
-        if identity[field] != wanted:
-            raise UsageError(f"pairs '{dataset.url}': {field} is {identity[field]!r}, this run needs {wanted!r}")
+        if identity.get(field) != wanted:
+            raise UsageError(f"pairs '{dataset.url}': {field} is {identity.get(field)!r}, this run needs {wanted!r}")
+    if not dataset.num_samples:
+        raise UsageError(
+            f"pairs '{dataset.url}': holds no sample, all of its images were rejected; see its rejects.jsonl, and give "
+            "pairs of other images"
+        )

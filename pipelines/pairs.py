@@ -22,7 +22,15 @@ from pipelines.estimate import Prices
 from pipelines.plan import PairPlan, PlannedDataset, plan_pairs
 from pipelines.probe import dry_run as estimate_pairs
 from pipelines.samples import pair_samples
-from pipelines.shard import CommitRecord, Reject, clear_leftovers, committed_shards, make_shard, record_url
+from pipelines.shard import (
+    CommitRecord,
+    Reject,
+    clear_leftovers,
+    committed_shards,
+    make_shard,
+    record_url,
+    records_of_all,
+)
 from pipelines.source import SourceImage
 
 Done = dict[int, CommitRecord]
@@ -50,10 +58,10 @@ def make_pairs(
     done = committed_shards(out)
     todo = [shard for shard in range(plan.num_shards) if shard not in done]
     _make_shards(planned, todo, done, workers)
-    records = [done[shard] for shard in sorted(done)]
     if _too_many_rejects(plan, done):
-        write_rejects(out, records)
+        write_rejects(out, [done[shard] for shard in sorted(done)])
         raise JobError(_reject_report(plan, done))
+    records = records_of_all(out, done, plan.num_shards)
     clear_leftovers(out, records)
     write_card(out, document, records)
     made = sum(record.num_samples for record in records)
@@ -107,10 +115,15 @@ def _reject_report(plan: PairPlan, done: Done) -> str:
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     looked_at = sum(record.num_samples + len(record.rejects) for record in done.values())
     left = f"; stopped after {looked_at}, what was made is kept" if looked_at < plan.num_samples else ""
+    rejected = _count_rejects(done)
+    if rejected == plan.num_samples:
+        why, remedy = "so nothing can be used", "mend the source"
+    else:
+        rate = plan.shards.max_reject_rate
+        why, remedy = f"more than shards.max_reject_rate={rate} allows", "raise the rate, or mend the source"
     return (
-        f"{_count_rejects(done)} of {plan.num_samples} samples were rejected ({counts}), more than "
-        f"shards.max_reject_rate={plan.shards.max_reject_rate} allows{left}; see "
-        f"{storage.join(plan.url, 'rejects.jsonl')}, then raise the rate, or mend the source and give another --out; "
+        f"{rejected} of {plan.num_samples} samples were rejected ({counts}), {why}{left}; see "
+        f"{storage.join(plan.url, 'rejects.jsonl')}, then {remedy} and give another --out; "
         f"where files were only out of reach, delete {_records(plan, done)} and run the same command again"
     )
 

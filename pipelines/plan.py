@@ -11,6 +11,7 @@ import numpy as np
 
 from degradations import build
 from degradations.builder import parse_section
+from degradations.degradation import MIN_LQ_SIDE
 from degradations.paired import PairedSection
 from infra.errors import UsageError
 from infra.recipe import Recipe, digest
@@ -19,6 +20,7 @@ from pipelines.config import ShardsConfig
 from pipelines.dataset import SCHEMA_VERSION
 from pipelines.source import Source, SourceImage, list_images, list_source
 from pipelines.source_pairs import match_lq
+from pipelines.source_place import check_outside, check_tars
 
 FITTING = {
     "super_resolution": ("realesrgan", "bsrgan", "bicubic", "paired"),
@@ -70,14 +72,16 @@ def plan_pairs(recipe: Recipe, source: str, out: str) -> PlannedDataset:
     """List the source and fix the plan. Nothing is written. Raises UsageError for what does not fit together."""
     shards = recipe.section("shards", ShardsConfig)
     section = _degradation(recipe)
-    if shards.hq_size % recipe.scale:
-        raise UsageError(f"shards.hq_size: {shards.hq_size} is not a multiple of scale {recipe.scale}; change one")
+    _check_size(shards.hq_size, recipe.scale)
+    check_outside(out, source, "--source")
     resolved = {"shards": shards.model_dump(mode="json"), "degradation": section.model_dump(mode="json")}
     if isinstance(section, PairedSection):
+        check_outside(out, section.lq_dir, "degradation.lq_dir")
         listed = match_lq(list_images(source), section.lq_dir)
         degradation: dict[str, Any] = {"name": section.name}  # where the LQ images lie does not change them
     else:
         listed, degradation = list_source(source), resolved["degradation"]
+    check_tars(out, listed)
     plan = PairPlan(out, recipe.scale, shards, degradation, listed.num_images * shards.variants)
     identity = {
         "kind": "pairs",
@@ -103,6 +107,17 @@ def plan_pairs(recipe: Recipe, source: str, out: str) -> PlannedDataset:
 def image_order(num_images: int, seed: int) -> np.ndarray:
     """A fixed shuffle, so that neighbouring shards do not hold one folder or class each."""
     return np.random.Generator(np.random.SFC64(seed)).permutation(num_images)
+
+
+def _check_size(hq_size: int, scale: int) -> None:
+    """Raise UsageError for crops that no degradation of this scale takes."""
+    if hq_size % scale:
+        raise UsageError(f"shards.hq_size: {hq_size} is not a multiple of scale {scale}; change one")
+    if hq_size < MIN_LQ_SIDE * scale:
+        raise UsageError(
+            f"shards.hq_size: {hq_size} leaves LQ images of {hq_size // scale} pixels at scale {scale}, and they need "
+            f"{MIN_LQ_SIDE}; give {MIN_LQ_SIDE * scale} at least"
+        )
 
 
 def _degradation(recipe: Recipe) -> Any:

@@ -39,7 +39,14 @@ def dry_run(planned: PlannedDataset, workers: int | None, prices: Prices | None 
         f"{len(done)} of them made already -> {plan.url}"
     )
     resolved = yaml.safe_dump(document["identity"], sort_keys=False, default_flow_style=None, width=120)
-    return "\n".join([resolved, summary, estimate(left, "pairs", probe_pairs(planned), workers, prices=prices)])
+    probe = probe_pairs(planned)
+    lines = [resolved, summary, estimate(left, "pairs", probe, workers, prices=prices)]
+    if probe.rejected > plan.shards.max_reject_rate:
+        lines.append(
+            f"warning: this job would fail: {probe.rejected:.0%} of the probed images are rejected, and "
+            f"shards.max_reject_rate={plan.shards.max_reject_rate} allows no more; mend the source or raise it"
+        )
+    return "\n".join(lines)
 
 
 def probe_pairs(planned: PlannedDataset) -> Probe:

@@ -126,6 +126,16 @@ class PairMaker:
 
 
 def _read(image: SourceImage) -> bytes:
+    data = _stored(image)
+    if image.size is not None and len(data) != image.size:
+        raise JobError(
+            f"source '{image.url}': changed since it was listed, from {image.size} bytes to {len(data)}; put back what "
+            "was there and run the same command again, or choose another --out for the new images"
+        )
+    return data
+
+
+def _stored(image: SourceImage) -> bytes:
     try:
         return storage.read_range(image.url, *image.span) if image.span else storage.read_bytes(image.url)
     except OSError as error:

@@ -10,6 +10,7 @@ writes beside it, and takes it over if the bytes are equal; so the record that w
 import hashlib
 import io
 import json
+import re
 import secrets
 import sys
 import tarfile
@@ -17,11 +18,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import webdataset as wds
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from infra import storage
@@ -31,11 +34,18 @@ from pipelines.codec import decode_png as decode_png
 from pipelines.codec import encode_png as encode_png
 
 RECORDS_AT_ONCE = 8
+TAR_NAME = re.compile(r"(\d{6,})(?:-[0-9a-f]{8})?\.tar")
+"""The usual name of a shard's tar, and the one where that was taken (see `make_shard`)."""
+
+
+Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 @dataclass(frozen=True)
 class Reject:
     """A planned sample that was left out, and why."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     uri: str
     reason: str
@@ -46,14 +56,16 @@ class Reject:
 class CommitRecord:
     """What is known of a finished shard. `rejects` lists every sample left out of it."""
 
-    shard: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    shard: Count
     sha256: str
-    bytes: int
-    num_samples: int
-    seconds: float
+    bytes: Count
+    num_samples: Count
+    seconds: Annotated[float, Field(strict=True)]
     code_version: str
     rejects: list[Reject] = field(default_factory=list)
-    tar: str = ""
+    tar: Annotated[str, Field(pattern=rf"^({TAR_NAME.pattern})?$")] = ""
     """Name of the tar if it is not the usual one (see `make_shard`)."""
 
     @property
@@ -64,9 +76,19 @@ class CommitRecord:
         return asdict(self) | {"rejects_by_reason": self.rejects_by_reason}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "CommitRecord":
-        value = {key: item for key, item in value.items() if key != "rejects_by_reason"}
-        return cls(**value | {"rejects": [Reject(**reject) for reject in value["rejects"]]})
+    def from_json(cls, value: Any) -> "CommitRecord":
+        """The record that `to_json` made this of. Raises ValueError that names what is missing or of another type."""
+        if isinstance(value, dict):
+            value = {key: item for key, item in value.items() if key != "rejects_by_reason"}
+        try:
+            return _RECORD.validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from error
+
+
+_RECORD = TypeAdapter(CommitRecord)
 
 
 def tar_url(url: str, shard: int | CommitRecord) -> str:
@@ -136,7 +158,10 @@ def make_shard(
     if storage.write_json(record_url(url, shard), record.to_json(), if_absent=True):
         return record
     standing = read_record(url, shard)
-    assert standing is not None, "write_json said that it exists, and records are never removed by a job"
+    if standing is None:
+        raise JobError(
+            f"{record_url(url, shard)}: another job wrote it first, and now it is gone; run the same command again"
+        )
     if standing.tar != record.tar:
         storage.delete(mine)
     return standing
@@ -152,10 +177,15 @@ def _write_tar(sink: storage.Sink, samples: Iterable[dict[str, Any]]) -> int:
 
 
 def clear_leftovers(url: str, records: Iterable[CommitRecord]) -> None:
-    """Remove what killed and losing jobs left beside the shards. Only for a dataset whose shards are all committed."""
-    named = {tar_url(url, record) for record in records}
+    """Remove what killed and losing jobs left beside the shards. Only for a dataset whose shards are all committed.
+
+    What is not called as `make_shard` calls the tars of these shards is somebody else's and stays.
+    """
+    records = list(records)
+    shards, named = {record.shard for record in records}, {tar_url(url, record) for record in records}
     for entry in storage.list_files(storage.join(url, "shards"), suffix=".tar"):
-        if storage.join(url, "shards", entry.name) not in named:
+        called = TAR_NAME.fullmatch(entry.name)
+        if called and int(called[1]) in shards and storage.join(url, "shards", entry.name) not in named:
             storage.delete(entry.url)
     try:
         storage.clear_unfinished(storage.join(url, "shards"))
@@ -174,11 +204,14 @@ def read_record(url: str, shard: int) -> CommitRecord | None:
 
 
 def record_at(location: str) -> CommitRecord:
-    """The commit record stored at a URL. Raises FileNotFoundError; JobError if it is none."""
+    """The commit record stored at a URL. Raises FileNotFoundError; JobError if it is none, or that of another shard."""
     value = storage.read_json(location)
     try:
-        return CommitRecord.from_json(value)
-    except (AttributeError, KeyError, TypeError) as error:
+        record = CommitRecord.from_json(value)
+        if location.rpartition("/")[2] != f"{record.shard:06d}.json":
+            raise ValueError(f"it is that of shard {record.shard}")
+        return record
+    except ValueError as error:
         raise JobError(f"{location}: is no commit record ({error}); delete it to have its shard made again") from error
 
 
@@ -190,16 +223,35 @@ def committed_shards(url: str) -> dict[int, CommitRecord]:
         return {record.shard: record for record in found}
 
 
+def records_of_all(url: str, done: dict[int, CommitRecord], num_shards: int) -> list[CommitRecord]:
+    """The records of a dataset's shards, in order. Raises JobError unless there is one of each, and no other."""
+    for shard in sorted(set(range(num_shards)) ^ done.keys()):
+        if shard in done:
+            raise JobError(f"{record_url(url, shard)}: its shard is not in the plan of {num_shards}; delete it")
+        raise JobError(f"{url}: shard {shard} was not made; run the same command again")
+    return [done[shard] for shard in range(num_shards)]
+
+
+@contextmanager
+def tar_errors(url: str, record: CommitRecord) -> Iterator[None]:
+    """Turn a tar that is missing or cannot be read into one clear JobError."""
+    location = tar_url(url, record)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise JobError(f"{location}: is missing although it was committed; {remedy(url, record)}") from error
+    except OSError as error:
+        raise JobError(f"{location}: cannot be read ({error.strerror}); mend its rights or its disk") from error
+
+
 def read_shard(url: str, record: CommitRecord, check: bool = False) -> Iterator[dict[str, bytes | str]]:
     """Members of a shard grouped by sample: {"__key__": key, "hq.png": bytes, ...}, in the order of the keys.
 
     With `check`, the whole tar is compared with its sha256 first. Raises JobError if the tar is missing or damaged.
     """
     location = tar_url(url, record)
-    try:
+    with tar_errors(url, record):
         data = storage.read_bytes(location)
-    except FileNotFoundError as error:
-        raise JobError(f"{location}: is missing although it was committed; {remedy(url, record)}") from error
     if len(data) != record.bytes:
         raise JobError(f"{location}: has {len(data)} bytes, its record says {record.bytes}; {remedy(url, record)}")
     if check and hashlib.sha256(data).hexdigest() != record.sha256:

@@ -6,8 +6,8 @@
                                           (pipelines.source_tars)
 
 A source may hold millions of images: names stand in one Arrow array, and become objects only for the shard that a
-worker gets. The digest is over names and sizes, of tars over those of the tars. A list's sizes are not looked up: what
-changes behind its URIs is not noticed.
+worker gets. The digest is over names and sizes, of tars over those of the tars; who reads an image compares its size.
+A list's sizes are not looked up: what changes behind its URIs is not noticed.
 """
 
 import hashlib
@@ -54,6 +54,8 @@ class SourceImage:
     """The LQ image of the same name, where pairs exist already."""
     root: str = ""
     """What was there when the source was listed: its folder, the tar. Empty for a file that a list names by its URL."""
+    size: int | None = None
+    """Bytes when it was listed; None for a list, which is not looked behind."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Source:
     lq_names: pa.LargeStringArray | None = field(default=None, repr=False)
     """Of pairs that exist already, in the order of `names`; null where there is none."""
     lq_folder: str = ""
+    sizes: np.ndarray | None = field(default=None, repr=False)
+    """Bytes of every image when it was listed; None for a list and for tars, whose spans say it."""
+    lq_sizes: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def num_images(self) -> int:
@@ -96,25 +101,34 @@ class Source:
     def _image(self, index: int, name: str, lq_name: str | None) -> SourceImage:
         fault = self.faults.get(index)
         if self.spans is not None:
-            tar, span = self.spans.tars[self.spans.tar[index]], (self.spans.offset[index], self.spans.size[index])
-            return SourceImage(name, tar, (int(span[0]), int(span[1])), fault, root=tar)
-        lq = None if lq_name is None else SourceImage(lq_name, below(self.lq_folder, lq_name), root=self.lq_folder)
+            tar, size = self.spans.tars[self.spans.tar[index]], int(self.spans.size[index])
+            return SourceImage(name, tar, (int(self.spans.offset[index]), size), fault, root=tar, size=size)
+        lq = None
+        if lq_name is not None:
+            lq_url, lq_size = below(self.lq_folder, lq_name), _at(self.lq_sizes, index)
+            lq = SourceImage(lq_name, lq_url, root=self.lq_folder, size=lq_size)
         url = below(self.folder, name)
-        return SourceImage(name, url, None, fault, lq, root="" if url == name else self.folder)
+        root = "" if url == name else self.folder
+        return SourceImage(name, url, None, fault, lq, root, _at(self.sizes, index))
+
+
+def _at(sizes: np.ndarray | None, index: int) -> int | None:
+    return None if sizes is None else int(sizes[index])
 
 
 def list_source(uri: str) -> Source:
     """List the images of a source. Raises UsageError if it does not exist, holds no image, or is no source."""
-    if uri.endswith(".tar") and "{" in uri:
+    if is_tar(uri) and "{" in uri:
         try:
-            return _tars(uri, sorted(set(braceexpand(uri))))
+            urls = sorted(set(braceexpand(uri)))
         except ValueError as error:
             raise UsageError(f"source '{uri}': the braces do not match; write e.g. {{000..012}}.tar") from error
+        return _tars(uri, urls)
     if not storage.exists(uri):
         raise UsageError(f"source '{uri}': does not exist; give a folder, an s3:// prefix, a list of images or tars")
-    if uri.endswith(LIST_SUFFIXES):
+    if is_list(uri):
         return _list(uri)
-    if uri.endswith(".tar"):
+    if is_tar(uri):
         return _tars(uri, [uri])
     if not storage.is_s3(uri) and Path(uri).is_file():
         raise UsageError(f"source '{uri}': is one file; give its folder, or a list ({', '.join(LIST_SUFFIXES)}, .tar)")
@@ -123,12 +137,22 @@ def list_source(uri: str) -> Source:
 
 def list_images(uri: str) -> Source:
     """As `list_source`, of a folder or prefix of image files and nothing else."""
-    if uri.endswith((*LIST_SUFFIXES, ".tar")):
+    if is_list(uri) or is_tar(uri):
         raise UsageError(f"source '{uri}': is a list; images that are matched by name lie in a folder or s3:// prefix")
     listed = list_source(uri)
     if listed.spans is not None:
         raise UsageError(f"source '{uri}': holds tars; images that are matched by name are files of their own")
     return listed
+
+
+def is_list(uri: str) -> bool:
+    """True for what is read as a list of URIs."""
+    return uri.lower().endswith(LIST_SUFFIXES)
+
+
+def is_tar(uri: str) -> bool:
+    """True for what is read as a tar, or several of them in braces."""
+    return uri.lower().endswith(".tar")
 
 
 def below(folder: str, name: str) -> str:
@@ -178,12 +202,13 @@ class _Names:
 
 
 def _folder(uri: str) -> Source:
-    names, tars = _Names(uri), list[str]()
+    names, sizes, tars = _Names(uri), array("q"), list[str]()
     for entry in storage.list_files(uri):
         lower = entry.name.lower()
         if lower.endswith(IMAGE_SUFFIXES):
             names.add(entry.name)
             names.hash(entry.name, entry.size)
+            sizes.append(entry.size)
         elif lower.endswith(".tar"):
             tars.append(entry.url)
     images = names.array()
@@ -197,7 +222,7 @@ def _folder(uri: str) -> Source:
         raise UsageError(
             f"source '{uri}': holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}, or in .tar"
         )
-    return Source(uri, names.digest, images, storage.absolute(uri))
+    return Source(uri, names.digest, images, storage.absolute(uri), sizes=np.frombuffer(sizes, np.int64))
 
 
 def _list(uri: str) -> Source:
@@ -208,14 +233,24 @@ def _list(uri: str) -> Source:
     images = names.array()
     if not len(images):
         raise UsageError(f"source '{uri}': names no image; write one URI per row")
-    tars = pc.sum(pc.ends_with(images, ".tar")).as_py()
+    tars = pc.sum(pc.ends_with(images, ".tar", ignore_case=True)).as_py()
     if tars == len(images):
         return _tars(uri, [below(folder, name) for name in images.to_pylist()])
     if tars:
         raise UsageError(f"source '{uri}': names images and {tars} tars; make two lists of it")
-    for scheme in pc.unique(pc.extract_regex(images, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
-        storage.is_s3(scheme or "")  # raises UsageError for a scheme that is not supported
+    _check_urls(images)
     return Source(uri, names.digest, images, storage.absolute(folder), _repeated(images))
+
+
+def _check_urls(names: pa.LargeStringArray) -> None:
+    """Raise UsageError for rows that are neither paths nor URLs that can be read."""
+    for scheme in pc.unique(pc.extract_regex(names, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
+        if scheme:
+            first = names.filter(pc.starts_with(names, scheme))[0].as_py()
+            storage.is_s3(first)  # raises for a scheme that is not supported
+    slips = pc.and_not(pc.match_substring_regex(names, "^(?i:s3):"), pc.match_substring_regex(names, "^s3://[^/]"))
+    for name in names.filter(slips).slice(0, 1).to_pylist():
+        storage.is_s3(name)  # raises for s3://, s3:/bucket and the like
 
 
 def _repeated(names: pa.LargeStringArray) -> dict[int, Fault]:

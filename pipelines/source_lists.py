@@ -16,7 +16,10 @@ COLUMN = "uri"
 
 def read_list(uri: str) -> Iterator[str]:
     """The URIs of a list in its order. Raises UsageError if the list cannot be read as what its ending says."""
-    yield from _read_parquet(uri) if uri.endswith(".parquet") else _read_text(uri)
+    try:
+        yield from _read_parquet(uri) if uri.lower().endswith(".parquet") else _read_text(uri)
+    except OSError as error:  # of Parquet, a page that is damaged, too
+        raise UsageError(f"source '{uri}': cannot be read ({_told(error)}); mend or remove it") from error
 
 
 def _read_text(uri: str) -> Iterator[str]:
@@ -24,7 +27,7 @@ def _read_text(uri: str) -> Iterator[str]:
     with storage.open_read(uri) as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                name = line.decode().strip()
+                name = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()  # some editors begin with a mark
             except UnicodeDecodeError as error:
                 raise UsageError(f"source '{uri}' line {number}: is not UTF-8 text; save the list as UTF-8") from error
             if name and not name.startswith("#"):
@@ -47,8 +50,8 @@ def _read_parquet(uri: str) -> Iterator[str]:
                             raise UsageError(f"source '{uri}' row {row}: column '{column}' is empty; remove that row")
                         yield name
                         row += 1
-        except pa.ArrowInvalid as error:
-            raise UsageError(f"source '{uri}': is not a readable Parquet file ({error})") from error
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise UsageError(f"source '{uri}': is not a readable Parquet file ({_told(error)})") from error
 
 
 def _column(uri: str, schema: pa.Schema) -> str:
@@ -61,3 +64,8 @@ def _column(uri: str, schema: pa.Schema) -> str:
         names = ", ".join(schema.names) or "none"
         raise UsageError(f"source '{uri}': no column holds strings (columns: {names}); name the URIs '{COLUMN}'")
     return texts[0]
+
+
+def _told(error: Exception) -> str:
+    """In one line: Arrow writes several."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

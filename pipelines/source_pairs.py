@@ -42,7 +42,11 @@ def match_lq(hq: Source, lq_dir: str) -> Source:
             faults[int(i)] = Fault("duplicate_key", f"several {side} images have this name, but for its ending")
     digest = hashlib.sha256(f"{hq.digest} {lq.digest}".encode()).hexdigest()
     lq_names = lq.names.take(pa.array(found, mask=found < 0))
-    return replace(hq, digest=digest, faults=faults, lq_names=lq_names, lq_folder=storage.absolute(lq_dir))
+    assert lq.sizes is not None, "list_images takes folders only, of which they are known"
+    lq_sizes = lq.sizes[found]  # any at all where there is no LQ: nobody reads it
+    return replace(
+        hq, digest=digest, faults=faults, lq_names=lq_names, lq_folder=storage.absolute(lq_dir), lq_sizes=lq_sizes
+    )
 
 
 def _matched(hq: Source, lq: Source, *, bare: bool) -> tuple[np.ndarray, set[int]]:

@@ -15,7 +15,7 @@ from infra.progress import progress
 from infra.recipe import digest
 from pipelines.autoencoder import AUTOENCODER_FILES, AUTOENCODER_FOLDER
 from pipelines.dataset import iter_samples, read_plan
-from pipelines.shard import CommitRecord, record_at
+from pipelines.shard import TAR_NAME, CommitRecord, record_at, tar_url
 from resshift.weights import fingerprint, load_vqgan
 
 FEW_SHARDS = 16
@@ -49,10 +49,13 @@ def verify(url: str, workers: int | None = None) -> Findings:
             findings.num_samples += count
             findings.faults += [f"shard {shard}: {fault}" for fault in faults]
             bar.advance(count, faults=len(findings.faults))
-    planned = plan["num_samples_planned"]
+    planned = plan.get("num_samples_planned")
     accounted = sum(record.num_samples + len(record.rejects) for record in records)
     if len(records) == plan["num_shards"] and accounted != planned:
         findings.faults.append(f"plan: {planned} samples, but {accounted} are stored or rejected")
+    findings.faults += _strange_tars(url, records, plan["num_shards"])
+    if len(records) == plan["num_shards"]:
+        findings.faults += _missing_card(url, records)
     if "autoencoder" in plan["identity"]:
         findings.faults += _check_autoencoder(url, plan["identity"]["autoencoder"])
     return findings
@@ -88,24 +91,43 @@ def _checked(url: str, records: list[CommitRecord], workers: int | None) -> Any:
 def _read_records(url: str, num_shards: int, findings: Findings) -> list[CommitRecord]:
     """The records of planned shards; enters what is wrong with the others into the findings."""
     records: dict[int, CommitRecord] = {}
-    named = {}
     for entry in storage.list_files(storage.join(url, "shards"), suffix=".json"):
         try:
             record = record_at(entry.url)
         except JobError as error:
             findings.faults.append(str(error))
             continue
-        named[entry.name] = record.shard
         records[record.shard] = record
-    findings.faults += [
-        f"shard {shard}: its record stands in {name}" for name, shard in named.items() if name != f"{shard:06d}.json"
-    ]
     findings.faults += [f"shard {shard}: not finished" for shard in range(num_shards) if shard not in records]
     findings.faults += [f"shard {shard}: not in the plan" for shard in sorted(records) if shard >= num_shards]
     return [records[shard] for shard in sorted(records)]
 
 
-def _check_autoencoder(url: str, made_by: dict[str, Any]) -> list[str]:
+def _strange_tars(url: str, records: list[CommitRecord], num_shards: int) -> list[str]:
+    """Faults of tars that no record names, but for those of planned shards that are not finished."""
+    named = {tar_url(url, record) for record in records}
+    unfinished = set(range(num_shards)) - {record.shard for record in records}
+    faults = []
+    for entry in storage.list_files(storage.join(url, "shards"), suffix=".tar"):
+        called = TAR_NAME.fullmatch(entry.name)
+        is_unfinished = called is not None and int(called[1]) in unfinished
+        if storage.join(url, "shards", entry.name) not in named and not is_unfinished:
+            faults.append(f"shards/{entry.name}: no commit record names this tar; move it away")
+    return faults
+
+
+def _missing_card(url: str, records: list[CommitRecord]) -> list[str]:
+    wanted = ["README.md", "rejects.jsonl"] + ["preview.png"] * any(record.num_samples for record in records)
+    return [
+        f"card: {name} is missing; run the command that made the dataset again"
+        for name in wanted
+        if not storage.exists(storage.join(url, name))
+    ]
+
+
+def _check_autoencoder(url: str, made_by: Any) -> list[str]:
+    if not isinstance(made_by, dict):
+        return ["autoencoder: dataset.json does not say which one made the latents"]
     with tempfile.TemporaryDirectory(prefix="autoencoder-") as folder:
         try:
             for name in AUTOENCODER_FILES:
@@ -113,6 +135,8 @@ def _check_autoencoder(url: str, made_by: dict[str, Any]) -> list[str]:
             found = fingerprint(load_vqgan(folder))
         except FileNotFoundError:
             return ["autoencoder: the folder with the weights that made the latents is missing"]
+        except JobError as error:
+            return [f"autoencoder: {error}"]
         except ValueError as error:
             return [f"autoencoder: {error}".replace(folder, storage.join(url, AUTOENCODER_FOLDER))]
     different = [key for key, value in found.items() if made_by.get(key) != value]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from degradations import build, kernels, linear_light
+from degradations.builder import parse_section
 from degradations.steps import MotionKernel
 
 TASKS = [("realesrgan", 4), ("realesrgan", 1), ("bsrgan", 4), ("bsrgan", 2), ("bicubic", 4), ("face", 1)]
@@ -159,3 +160,19 @@ def test_sensor_noise_has_the_variance_asked_for():
     np.testing.assert_array_equal(linear_light.sensor_noise(flat, 0.0, 0.0, seed=4), flat)
     with pytest.raises(ValueError, match="shot is -1"):
         linear_light.sensor_noise(flat, -1, 0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (None, "degradation is None; give a name"),
+        ([1, 2], r"degradation is \[1, 2\]; give a name"),
+        ({"name": ["bicubic"]}, r"degradation\.name is \['bicubic'\]; valid names are"),
+        ({}, r"degradation\.name is None; valid names are"),
+        ({"name": "realesrgan", "preset": ["training"]}, r"degradation\.preset is \['training'\]; valid presets are"),
+    ],
+)
+def test_what_is_no_section_is_one_line(section, expected):
+    with pytest.raises(ValueError, match=expected) as raised:
+        parse_section(section)
+    assert "\n" not in str(raised.value)

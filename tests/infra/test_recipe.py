@@ -49,6 +49,14 @@ def test_resolved_fills_defaults(tmp_path):
         (BASE + "trainng: {}\n", [], "unknown section 'trainng'; valid sections: name, task"),
         ("task: deblurring\nscale: 1\n", [], "'name' is missing"),
         (BASE.replace("scale: 4", "scale: 3"), [], "scale: 3 is not supported"),
+        (BASE, ["scale=true"], "scale: True is not supported; choose 1, 2, 4 or 8"),
+        (BASE, ["scale=4.0"], "scale: 4.0 is not supported"),
+        (BASE, ["name=2024-01-01"], "name: 2024-01-01 is read as a YAML date; quote it"),
+        (BASE, ["training.a=!!binary aGk="], "training.a: b'hi' is read as a YAML bytes; quote it"),
+        (BASE, ["training.a=[!!set {x}]"], "training.a: {'x'} is read as a YAML set"),
+        (BASE, ["training.a=.nan"], "training.a: nan is no number that can be stored"),
+        (BASE + "1: a\n", [], "top level: the key 1 is no text; quote it"),
+        (BASE + "shards: {1: 2}\n", [], "shards: the key 1 is no text; quote it"),
         (BASE.replace("super_resolution", "magic"), [], "task: 'magic' is unknown; choose one of super_resolution"),
         (BASE, ["training.steps"], "is not of the form section.key=value"),
         (BASE, ["trainin.steps=1"], "unknown section; valid sections"),
@@ -60,6 +68,22 @@ def test_bad_recipes_name_what_and_the_remedy(tmp_path, text, overrides, expecte
     with pytest.raises(UsageError) as raised:
         load_recipe(ref, overrides)
     assert expected in str(raised.value)
+
+
+def test_a_file_that_is_no_text_or_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(BASE.encode("utf-16"))
+    with pytest.raises(UsageError, match="is not UTF-8 text; save it as UTF-8"):
+        load_recipe(str(path))
+    with pytest.raises(UsageError, match=r"'x+' does not exist; shipped recipes: "):
+        load_recipe("x" * 300)
+    monkeypatch.setattr(type(path), "read_text", refuse)
+    with pytest.raises(UsageError, match=r"cannot be read \(Permission denied\); correct its path or rights"):
+        load_recipe(str(path))
+
+
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Storage: the same contract for folders and for a real S3 server, and one clear line for what can go wrong."""
 
+import re
+
 import pytest
 
 from infra import storage, storage_s3_client
@@ -139,3 +141,44 @@ def write_half(url: str) -> None:
     with storage.open_write(url) as sink:
         sink.write(b"half")
         raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("", "is empty; give a folder or s3://bucket/prefix"),
+        ("file://", "is empty; give a folder"),
+        ("a\0b", "url 'a\\x00b': holds a zero byte"),
+        ("s3://", "names no bucket; write s3://bucket/prefix"),
+        ("s3:///x", "names no bucket"),
+        ("s3:/bucket/x", "names no bucket"),
+        ("S3:/bucket/x", "names no bucket"),
+        ("S3://bucket/x", "scheme 'S3://' is not supported"),
+        ("FILE:///x", "scheme 'FILE://' is not supported"),
+    ],
+)
+def test_slips_of_the_pen_become_no_folder(url, expected):
+    for use in (storage.join, storage.absolute, storage.exists, lambda url: storage.write_bytes(url, b"x")):
+        with pytest.raises(UsageError, match=re.escape(expected)):
+            use(url)
+
+
+def test_a_name_that_s3_does_not_take(s3):
+    with pytest.raises(UsageError, match="S3 knows no such bucket or key; write s3://bucket/prefix"):
+        storage.exists("s3://No bucket!/x")
+
+
+def test_a_place_that_cannot_be_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for read, url in (
+        (storage.read_json, tmp_path / "file" / "x.json"),
+        (storage.read_json, tmp_path),
+        (storage.sha256, tmp_path),
+        (lambda url: storage.download(url, tmp_path / "copy"), tmp_path),
+        (storage.exists, tmp_path / ("x" * 300)),
+        (lambda url: list(storage.list_files(url)), tmp_path / ("x" * 300)),
+    ):
+        with pytest.raises(JobError, match=r": cannot be read \(.+\); correct the path, its rights or its disk$"):
+            read(str(url))
+    with pytest.raises(FileNotFoundError):
+        storage.read_json(str(tmp_path / "absent.json"))

@@ -1,17 +1,21 @@
 """What only a real S3 server behind a bad connection shows: parts, races, cut bodies, leftovers, refusals."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 
-from infra import storage, storage_s3_client
+from infra import storage, storage_s3, storage_s3_client
 from infra.errors import JobError
 from tests.faults.proxy import Proxy
 
@@ -190,3 +194,39 @@ def test_a_slow_store_slows_the_writer_and_costs_no_memory(proxy, s3):
     done = subprocess.run([sys.executable, "-c", script, s3], capture_output=True, text=True, check=True)
     assert storage.size(storage.join(s3, "slow")) == 150 << 20
     assert int(done.stdout) < 48  # MiB: four parts of 8 MiB, and a copy of the one being sent
+
+
+@pytest.fixture
+def conflicts(s3):
+    """A list of operations; the store answers 409 to each of them once, as it does while another writer is at work."""
+    storage.exists(s3)
+    events, planned = storage_s3_client._client(os.getpid()).meta.events, []
+
+    def answer(request, event_name, **_):
+        operation = event_name.rpartition(".")[2]
+        if operation not in planned:
+            return None
+        planned.remove(operation)
+        body = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
+        return AWSResponse(request.url, 409, HTTPHeaders(), types.SimpleNamespace(stream=lambda: iter([body])))
+
+    events.register("before-send.s3", answer)
+    yield planned
+    events.unregister("before-send.s3", answer)
+
+
+@pytest.mark.parametrize(("payload", "operation"), [(b"small", "PutObject"), (PAYLOAD, "CompleteMultipartUpload")])
+def test_a_conflict_is_not_taken_for_a_lost_race(s3, conflicts, payload, operation, monkeypatch):
+    monkeypatch.setattr(storage_s3, "CONFLICT_SECONDS", 0)
+    url = storage.join(s3, "contested")
+    conflicts += [operation] * 2
+    assert storage.write_bytes(url, payload, if_absent=True)
+    assert storage.read_bytes(url) == payload
+    assert not conflicts
+    conflicts.append(operation)
+    assert not storage.write_bytes(url, payload, if_absent=True)
+    conflicts += [operation] * storage_s3.CONFLICT_ATTEMPTS
+    with pytest.raises(JobError, match="answered 409 ConditionalRequestConflict; run the same command again"):
+        storage.write_bytes(storage.join(s3, "other"), payload, if_absent=True)
+    assert not storage.exists(storage.join(s3, "other"))
+    assert storage.clear_unfinished(s3) == 0

@@ -9,7 +9,7 @@ from PIL import Image
 
 from infra.errors import JobError
 from infra.recipe import load_recipe
-from pipelines import card_samples
+from pipelines import card_figures, card_samples
 from pipelines.card import write_card
 from pipelines.card_figures import draw_histograms
 from pipelines.card_samples import Parameter, first_samples, glimpse, parameters
@@ -119,6 +119,9 @@ def test_a_damaged_shard_is_not_passed_over(dataset, tmp_path):
     tar.write_bytes(tar.read_bytes()[:-600])
     with pytest.raises(JobError, match="its record says"):
         glimpse(copy)
+    tar.unlink()
+    with pytest.raises(JobError, match=r"000000\.tar: is missing although it was committed; delete .*000000\.json"):
+        glimpse(copy)
 
 
 def test_parameters_that_never_vary_are_left_out():
@@ -144,3 +147,22 @@ def test_histograms_are_drawn_to_scale():
     columns = bar.sum(axis=0)
     tall, short = columns.max(), columns[np.flatnonzero(columns)[-1]]
     assert abs(short / tall - 0.5) < 0.05
+
+
+def test_odd_names_break_no_table_and_no_picture(photos, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("new\nline.png", "名前.png", "Ночь.png"):
+        shutil.copy(photos / "coffee.png", tmp_path / "photos" / name)
+    (tmp_path / "photos" / "a|b`c``d`\n.png").write_bytes(b"damaged")
+    recipe = load_recipe("realsr_x4", [*SMALL, "degradation=bicubic", 'name="a|b"'])
+    made(recipe, tmp_path / "photos", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| unreadable | 1 | 3 | 25.00% | ``` a\\|b`c``d`\\n.png ``` |" in text.splitlines()
+    assert "| recipe | a\\|b (super_resolution, x4) |" in text.splitlines()
+    assert "| degradation | bicubic |" in text.splitlines()
+    assert (tmp_path / "out" / "preview.png").exists()
+
+
+def test_characters_that_the_font_lacks_are_replaced():
+    assert card_figures._drawable("a b-ä_1.png") == "a b-ä_1.png"
+    assert card_figures._drawable("名\n前.png") == "???.png"

@@ -3,8 +3,10 @@
 import pytest
 
 from infra import storage
+from infra.errors import JobError
 from infra.storage_s3_client import Unreachable
 from pipelines import shard
+from pipelines.dataset import freeze_plan
 from pipelines.shard import clear_leftovers, make_shard, read_record, read_shard, record_url, tar_url
 
 OURS = [{"__key__": "000000-000000", "json": b"{}"}]
@@ -99,3 +101,21 @@ def test_a_store_that_is_gone_is_not_asked_for_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(shard, "read_record", lambda *_: pytest.fail("asked"))
     with pytest.raises(Unreachable):
         make_shard(str(tmp_path), 0, lost())
+
+
+def test_tars_that_no_job_of_this_plan_wrote_stay(url):
+    record = make_shard(url, 0, OURS)
+    strangers = ["000001.tar", "mine.tar", "sub/000000.tar", "000000-photos.tar", "000001-00000000.tar"]
+    for name in [*strangers, "000000-0123abcd.tar"]:
+        storage.write_bytes(storage.join(url, "shards", name), b"x")
+    clear_leftovers(url, [record])
+    assert set(names(url)) == {"shards/000000.json", "shards/000000.tar", *(f"shards/{name}" for name in strangers)}
+
+
+def test_a_race_that_nobody_won_is_an_error(tmp_path, monkeypatch):
+    """A store that says that the file exists, and has none."""
+    monkeypatch.setattr(storage, "write_json", lambda *_, **__: False)
+    with pytest.raises(JobError, match=r"000000\.json: another job wrote it first, and now it is gone; run the same"):
+        make_shard(str(tmp_path), 0, OURS)
+    with pytest.raises(JobError, match=r"dataset\.json: another job wrote it first, and now it is gone; run the same"):
+        freeze_plan(str(tmp_path), {"plan_hash": "x"})

@@ -68,11 +68,18 @@ def test_another_codec_is_another_dataset(photos, recipe, tmp_path, monkeypatch)
 
 
 def test_rejects_are_foreseen(photos, recipe, tmp_path):
-    (tmp_path / "damaged.png").write_bytes((photos / "coffee.png").read_bytes()[:900])
+    source = tmp_path / "photos"
+    source.mkdir()
+    (source / "damaged.png").write_bytes((photos / "coffee.png").read_bytes()[:900])
     with pytest.raises(JobError, match=r"none of 1 images can be used, the last is damaged\.png: unreadable"):
-        make_pairs(recipe, str(tmp_path), str(tmp_path / "out"), workers=1, dry_run=True)
-    (tmp_path / "coffee.png").write_bytes((photos / "coffee.png").read_bytes())
-    assert "50% of the inputs rejected" in make_pairs(recipe, str(tmp_path), "nowhere", workers=1, dry_run=True)
+        make_pairs(recipe, str(source), str(tmp_path / "out"), workers=1, dry_run=True)
+    (source / "coffee.png").write_bytes((photos / "coffee.png").read_bytes())
+    said = make_pairs(recipe, str(source), "nowhere", workers=1, dry_run=True)
+    assert "50% of the inputs rejected" in said
+    assert "would fail" not in said
+    strict = load_recipe("realsr_x4", [*SMALL, "shards.max_reject_rate=0.4"])
+    last = make_pairs(strict, str(source), "nowhere", workers=1, dry_run=True).splitlines()[-1]
+    assert last.startswith("warning: this job would fail: 50% of the probed images are rejected, and shards.max_reject")
 
 
 def test_time_bytes_and_cost_of_pairs():

@@ -1,5 +1,6 @@
 """make_latents: the same samples plus what the autoencoder makes of HQ and LQ, and the name of that autoencoder."""
 
+import json
 import shutil
 
 import numpy as np
@@ -202,3 +203,13 @@ def test_weights_that_do_not_fit_their_configuration(stages, tmp_path):
     bad = load_recipe("realsr_x4", [*OVERRIDES, f"autoencoder.weights={weights}"])
     with pytest.raises(UsageError, match="not a readable safetensors file"):
         make_latents(bad, str(folder / "pairs"), str(tmp_path / "out"))
+
+
+def test_pairs_that_were_all_rejected_are_refused(stages, tmp_path):
+    folder, recipe = stages
+    shutil.copytree(folder / "pairs", tmp_path / "pairs")
+    for path in (tmp_path / "pairs" / "shards").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_samples": 0}))
+    for dry_run in (False, True):
+        with pytest.raises(UsageError, match="holds no sample, all of its images were rejected; see its rejects"):
+            make_latents(recipe, str(tmp_path / "pairs"), str(tmp_path / "out"), dry_run=dry_run)

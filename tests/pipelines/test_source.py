@@ -1,7 +1,6 @@
 """Folders, lists and tars: the same photos in a stable order with a digest; what cannot be a source is one line."""
 
 import errno
-import io
 import os
 import re
 import shutil
@@ -19,54 +18,13 @@ from pipelines.decode import Rejected
 from pipelines.samples import load_photo
 from pipelines.source import list_source
 from pipelines.source_pairs import match_lq
-from tests.pipelines.conftest import planned_samples
-
-NAMES = ["astronaut.png", "chelsea.png", "coffee.png"]
-
-
-def listed(uri) -> list[str]:
-    source = list_source(str(uri))
-    return [image.name for image in source.images(np.arange(source.num_images))]
-
-
-def read(uri) -> dict[str, bytes]:
-    """name -> bytes of every image that has no fault."""
-    source = list_source(str(uri))
-    images = source.images(np.arange(source.num_images))
-    return {
-        image.name: storage.read_range(image.url, *image.span) if image.span else storage.read_bytes(image.url)
-        for image in images
-        if image.fault is None
-    }
+from tests.pipelines.conftest import NAMES, listed, planned_samples, read, write_tar
 
 
 def faults(uri) -> dict[str, tuple[str, str]]:
     source = list_source(str(uri))
     images = source.images(np.arange(source.num_images))
     return {image.name: (image.fault.reason, image.fault.detail) for image in images if image.fault}
-
-
-def write_tar(path, members: list[tuple[str, bytes]]):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return path
-
-
-@pytest.fixture
-def data(photos) -> dict[str, bytes]:
-    return {name: (photos / name).read_bytes() for name in NAMES}
-
-
-@pytest.fixture
-def tars(tmp_path, data):
-    folder = tmp_path / "tars"
-    write_tar(folder / "00.tar", [("a.png", data["astronaut.png"]), ("a.json", b"{}"), ("b.png", data["chelsea.png"])])
-    write_tar(folder / "01.tar", [("deep/a.png", data["coffee.png"]), (f"{'long' * 60}.png", data["chelsea.png"])])
-    return folder
 
 
 def test_a_tree_is_listed_in_the_order_of_its_paths(photos, tmp_path):
@@ -104,54 +62,6 @@ def test_a_folder_on_s3_is_the_same_source(photos, s3):
         storage.upload(photos / name, storage.join(s3, name))
     assert list_source(s3).digest == list_source(str(photos)).digest
     assert read(s3) == read(photos)
-
-
-@pytest.mark.parametrize("kind", ["txt", "parquet"])
-def test_lists_name_images_in_their_order(kind, photos, tmp_path):
-    uris = [str(photos / "coffee.png"), "near.png", f"file://{photos}/chelsea.png"]
-    shutil.copy(photos / "astronaut.png", tmp_path / "near.png")
-    path = tmp_path / f"list.{kind}"
-    if kind == "txt":
-        path.write_text("\n".join(["# my photos", "", *uris]))
-    else:
-        pq.write_table(pa.table({"width": [1, 2, 3], "caption": ["x", "y", "z"], "uri": uris}), path)
-    assert listed(path) == uris
-    assert list(read(path).values()) == [(photos / name).read_bytes() for name in ("coffee.png", *NAMES[:2])]
-
-
-def test_parquet_without_uri_takes_its_first_strings(photos, tmp_path, s3):
-    table = pa.table({"width": [1], "path": pa.array([str(photos / "coffee.png")], pa.large_string()), "more": ["x"]})
-    pq.write_table(table, tmp_path / "list.parquet")
-    storage.upload(tmp_path / "list.parquet", storage.join(s3, "list.parquet"))
-    assert listed(storage.join(s3, "list.parquet")) == listed(tmp_path / "list.parquet") == [str(photos / "coffee.png")]
-
-
-def test_a_repeated_uri_is_rejected_once_per_sample(photos, recipe, tmp_path):
-    listing = tmp_path / "list.txt"
-    listing.write_text("\n".join(str(photos / name) for name in ("coffee.png", "chelsea.png", "coffee.png")))
-    samples, rejects = planned_samples(recipe, listing)
-    assert len(samples) == 6
-    assert [reject.reason for reject in rejects] == ["duplicate_key"] * 3
-    assert {reject.detail for reject in rejects} == {"row 3 repeats row 1 of the list"}
-
-
-@pytest.mark.parametrize("place", ["folder", "s3"])
-def test_rows_that_name_no_image_are_rejected(place, photos, recipe, tmp_path, request):
-    root = str(tmp_path) if place == "folder" else request.getfixturevalue("s3")
-    storage.upload(photos / "coffee.png", storage.join(root, "folder", "coffee.png"))
-    rows = ["folder/coffee.png", "folder", "gone.png"]
-    if place == "folder":
-        rows += ["folder/coffee.png/below.png", "x" * 300 + ".png"]
-    else:
-        rows.append("s3://tests/")
-    listing = storage.join(root, "list.txt")
-    storage.write_bytes(listing, "\n".join(rows).encode())
-    samples, rejects = planned_samples(recipe, listing)
-    assert {sample["record"]["source"] for sample in samples.values()} == {"folder/coffee.png"}
-    found = {reject.uri: reject.reason for reject in rejects}
-    expected = dict.fromkeys(rows[1:], "missing")
-    expected |= {"folder": "unreadable"} if place == "folder" else {"s3://tests/": "unreadable"}
-    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -275,6 +185,13 @@ def bad_parquet(path):
     pq.write_table(pa.table({"uri": [1, 2]}), path)
 
 
+def damaged_page(path):
+    pq.write_table(pa.table({"uri": ["a.png"] * 50_000}), path)
+    data = bytearray(path.read_bytes())
+    data[20:60] = bytes(40)
+    path.write_bytes(data)
+
+
 def cut_tar(path):
     write_tar(path, [("a.png", b"a" * 5000)]).write_bytes(path.read_bytes()[:3000])
 
@@ -299,8 +216,17 @@ def latin_name(path):
         ("photo.jpg", lambda path: path.write_bytes(b"x"), "is one file; give its folder, or a list"),
         ("photos", mixed, "holds images and tars; keep one kind"),
         ("photos", latin_name, r"the name 'caf\udce9.png' is not UTF-8; rename it"),
+        ("list.txt", lambda path: path.mkdir(), "cannot be read (Is a directory); mend or remove it"),
+        ("list.parquet", damaged_page, "list.parquet': "),
+        ("list.txt", lambda path: path.write_text("a.png\ns3://\n"), "url 's3://': names no bucket"),
+        ("list.txt", lambda path: path.write_text("a.png\ns3:/bucket/b.png\n"), "url 's3:/bucket/b.png': names no"),
+        ("list.txt", lambda path: path.write_text("a.png\nS3://bucket/b.png\n"), "scheme 'S3://' is not supported"),
         ("list.txt", lambda path: path.write_text("# nothing\n"), "names no image; write one URI per row"),
-        ("list.txt", lambda path: path.write_text("ftp://host/a.png\n"), "scheme 'ftp://' is not supported"),
+        (
+            "list.txt",
+            lambda path: path.write_text("ftp://host/a.png\n"),
+            "url 'ftp://host/a.png': scheme 'ftp://'",
+        ),
         ("list.txt", lambda path: path.write_text("a.png\nb.tar\n"), "names images and 1 tars; make two lists"),
         ("list.txt", lambda path: path.write_text("b.tar\n"), "b.tar': does not exist; correct its name"),
         ("list.txt", lambda path: path.write_text("b.tar\nb.tar\n"), "names a tar twice"),
@@ -323,6 +249,7 @@ def latin_name(path):
         ("x.tar", cut_tar, "is damaged or no tar (unexpected end of data); replace it"),
         ("x.tar", lambda path: write_tar(path, [("a.json", b"{}")]), "its 1 tars hold no image"),
         ("{00..01.tar", lambda path: None, "the braces do not match"),
+        ("{00..01}.tar", lambda path: None, "00.tar': does not exist; correct its name"),
     ],
 )
 def test_bad_sources_are_one_line(name, make, expected, tmp_path):
@@ -330,3 +257,20 @@ def test_bad_sources_are_one_line(name, make, expected, tmp_path):
     with pytest.raises(UsageError, match=re.escape(expected)) as raised:
         list_source(str(tmp_path / name))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "lq", "s3"])
+def test_an_image_that_changed_since_it_was_listed_ends_the_job(kind, photos, tars, tmp_path, request):
+    """Its dataset's plan names the source by its sizes."""
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    place = request.getfixturevalue("s3") if kind == "s3" else str(folder)
+    if kind == "s3":
+        storage.upload(photos / "astronaut.png", storage.join(place, "astronaut.png"))
+    source = {"tar": lambda: list_source(str(tars)), "lq": lambda: match_lq(list_source(str(photos)), place)}.get(
+        kind, lambda: list_source(place)
+    )()
+    (image,) = source.images(np.arange(1))
+    changed = str(tars / "00.tar") if kind == "tar" else storage.join(place, "astronaut.png")
+    storage.write_bytes(changed, storage.read_bytes(changed)[:1000])
+    with pytest.raises(JobError, match=rf"source '{changed}': changed since it was listed, from \d+ bytes to \d+; put"):
+        load_photo(image, 64, 1)

@@ -1,5 +1,7 @@
 """verify finds a flipped bit, a missing shard, a truncated tar and a doubled key."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from pipelines.dataset import open_dataset
 from pipelines.pairs import make_pairs
-from pipelines.shard import make_shard, read_shard
+from pipelines.shard import committed_shards, make_shard, read_shard, records_of_all
 from pipelines.verification import verify
 from tests.pipelines.conftest import SMALL
 
@@ -91,8 +93,88 @@ def test_damaged_records_and_plan(dataset):
     assert "plan_hash is not that of its identity" in faults[0]
     assert "000000.json: is no commit record" in faults[1]
     assert "000001.json: is not valid JSON" in faults[2]
-    assert "shard 2: its record stands in 000007.json" in faults[3]
+    assert "000007.json: is no commit record (it is that of shard 2)" in faults[3]
     assert faults[4:] == ["shard 0: not finished", "shard 1: not finished"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_samples": None}, "num_samples: Input should be a valid integer"),
+        ({"bytes": "5"}, "bytes: Input should be a valid integer"),
+        ({"shard": True}, "shard: Input should be a valid integer"),
+        ({"shard": -1}, "shard: Input should be greater than or equal to 0"),
+        ({"rejects": [1]}, "rejects.0: Input should be"),
+        ({"sha256": None}, "sha256: Input should be a valid string"),
+        ({"tar": "../../etc.tar"}, "tar: String should match pattern"),
+        ({"more": 1}, "more: "),
+    ],
+)
+def test_records_of_other_types_are_faults(dataset, change, expected):
+    path = dataset / "shards" / "000001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    fault, *others = verify(str(dataset)).faults
+    assert fault.startswith(f"{path}: is no commit record ({expected}")
+    assert others == ["shard 1: not finished"]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"'])
+def test_what_is_no_record_at_all_is_a_fault(dataset, text):
+    (dataset / "shards" / "000001.json").write_text(text)
+    assert "000001.json: is no commit record (" in verify(str(dataset)).faults[0]
+
+
+def test_a_record_under_another_number_ends_the_job(dataset, photos, recipe):
+    """Taken for that of its number, it would leave a shard out and have a tar removed."""
+    shutil.copy(dataset / "shards" / "000001.json", dataset / "shards" / "000002.json")
+    with pytest.raises(JobError, match=r"000002\.json: is no commit record \(it is that of shard 1\); delete it"):
+        make_pairs(recipe, str(photos), str(dataset), workers=1)
+    assert (dataset / "shards" / "000002.tar").exists()
+
+
+def test_a_job_ends_with_a_record_of_every_planned_shard(made):
+    done = committed_shards(str(made))
+    assert records_of_all(str(made), done, 3) == [done[0], done[1], done[2]]
+    with pytest.raises(JobError, match=r"000002\.json: its shard is not in the plan of 2; delete it"):
+        records_of_all(str(made), done, 2)
+    with pytest.raises(JobError, match="shard 3 was not made; run the same command again"):
+        records_of_all(str(made), done, 4)
+
+
+def test_a_member_that_no_dataset_has_is_a_fault(dataset):
+    url = str(dataset)
+    first, *others = list(read_shard(url, open_dataset(url).shards[0]))
+    (dataset / "shards" / "000000.json").unlink()
+    make_shard(url, 0, [first | {"foo": b"x"}, *others])
+    assert "sample 000000-000000: holds 'foo', which no dataset has" in verify(url).faults[0]
+
+
+def test_strange_tars_and_a_missing_card_are_named(dataset):
+    shutil.copy(dataset / "shards" / "000001.tar", dataset / "shards" / "000009.tar")
+    (dataset / "preview.png").unlink()
+    assert verify(str(dataset)).faults == [
+        "shards/000009.tar: no commit record names this tar; move it away",
+        "card: preview.png is missing; run the command that made the dataset again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        ("[]", "is no plan but list []"),
+        ("null", "is no plan but NoneType null"),
+        ('{"schema_version": 1}', "identity is missing, it must be dict"),
+        (
+            '{"schema_version": 1, "identity": {}, "plan_hash": "x", "num_shards": "3"}',
+            'num_shards is str "3", it must',
+        ),
+    ],
+)
+def test_a_damaged_plan_is_one_line(tmp_path, plan, expected):
+    (tmp_path / "dataset.json").write_text(plan)
+    for use in (verify, open_dataset):
+        with pytest.raises(JobError, match=re.escape(expected)):
+            use(str(tmp_path))
 
 
 def test_the_command_prints_each_fault_and_fails(dataset):
