@@ -26,7 +26,8 @@ COLUMNS = ["key", "method", "psnr_y", "height", "width"]
 def lenient():
     """Gates that any tiny model passes."""
     gates = "promotion.gates=[{metric: psnr_y, min_improvement: -99}]"
-    return load_recipe("realsr_x4", [gates, "promotion.min_images=9", "promotion.max_runtime_ratio=null"])
+    few = ["promotion.min_images=9", "promotion.min_photos=3"]
+    return load_recipe("realsr_x4", [gates, *few, "promotion.max_runtime_ratio=null"])
 
 
 def test_results_do_not_depend_on_how_work_is_divided(folder_pairs, bundle, tmp_path):
