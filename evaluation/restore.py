@@ -8,6 +8,7 @@ import typer
 from evaluation.image_output import FORMATS
 from evaluation.restoration import RestoreOptions, plan, restore
 from infra.cli import EXIT_FAILED, DryRunOption, OutOption, run
+from infra.errors import JobError
 from resshift.precision import PRECISIONS
 
 
@@ -49,6 +50,8 @@ def main(
     kept = f", {outcome.skipped} skipped because their results exist (--overwrite)" if outcome.skipped else ""
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
     print(f"{outcome.restored} restored into {out}{failed}{kept}")
+    if outcome.stopped:
+        raise JobError(outcome.stopped)
     if outcome.failed:
         raise typer.Exit(EXIT_FAILED)
 
