@@ -43,14 +43,14 @@ class RestoreOptions:
 class Outcome:
     """What became of all images. `failed` and `notes` hold one line each, naming the image.
 
-    `stopped` is the line that says what ended the work before all images were tried, if anything did.
+    `stopped` is what ended the work before all images were tried, if anything did: to be raised once the rest is told.
     """
 
     restored: int
     skipped: int
     failed: tuple[str, ...]
     notes: tuple[str, ...]
-    stopped: str | None = None
+    stopped: JobError | None = None
 
 
 def restore(
@@ -100,7 +100,8 @@ def _restore_all(restorer: Restorer, jobs: Sequence[Job], options: RestoreOption
     """Restore all images, or as many as come before an error that is not one image's own."""
     failed: list[str] = []
     notes: list[str] = []
-    restored, stopped = 0, None
+    restored = 0
+    stopped: JobError | None = None
     with progress("restoring", total=len(jobs), unit="images") as bar:
         for job in jobs:
             try:
@@ -108,8 +109,9 @@ def _restore_all(restorer: Restorer, jobs: Sequence[Job], options: RestoreOption
                 restored += 1
             except (JobError, torch.OutOfMemoryError) as error:
                 untried = len(jobs) - restored - len(failed) - 1
-                more = f" ({untried} more images were not tried)" if untried else ""
-                stopped = f"{job.source}: {_why_stopped(error, restorer.batch_size, options.tile_size)}{more}"
+                why = _why_stopped(error, restorer.batch_size, options.tile_size)
+                stopped = JobError(f"{job.source}: {why}; images not tried: {untried}")
+                stopped.__cause__ = error
                 break
             except (ValueError, OSError) as error:
                 failed.append(f"{job.source}: {_one_line(error)}")

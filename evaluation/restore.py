@@ -8,7 +8,6 @@ import typer
 from evaluation.image_output import FORMATS
 from evaluation.restoration import RestoreOptions, plan, restore
 from infra.cli import EXIT_FAILED, DryRunOption, OutOption, run
-from infra.errors import JobError
 from resshift.precision import PRECISIONS
 
 
@@ -51,7 +50,7 @@ def main(
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
     print(f"{outcome.restored} restored into {out}{failed}{kept}")
     if outcome.stopped:
-        raise JobError(outcome.stopped)
+        raise outcome.stopped
     if outcome.failed:
         raise typer.Exit(EXIT_FAILED)
 
