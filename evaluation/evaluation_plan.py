@@ -111,7 +111,7 @@ def _champion(
         champion = existing["champion"]
         if champion is None or champion.get("evaluation_run_id") is None:
             return champion, None
-        return champion, decode_rows(storage.read_bytes(storage.join(out, CHAMPION_FILE)))
+        return champion, _read_champion(out)
     if not config.compare_to_champion or model["name"] is None:
         return None, None
     version = champion_of(model["name"])
@@ -151,8 +151,20 @@ def _resolve_model(recipe: Recipe, uri: str) -> tuple[dict[str, Any], Bundle]:
     return {"uri": pinned, "name": name, "version": version, "digest": bundle_digest(bundle)}, bundle
 
 
+def _read_champion(out: str) -> pd.DataFrame:
+    """The champion's rows as they were kept when the evaluation began."""
+    url = storage.join(out, CHAMPION_FILE)
+    try:
+        return decode_rows(storage.read_bytes(url))
+    except (FileNotFoundError, ValueError) as error:
+        what = "is gone" if isinstance(error, FileNotFoundError) else str(error)
+        raise JobError(f"{url} {what}; evaluate into a new --out") from error
+
+
 def _read_plan(out: str) -> dict[str, Any] | None:
     try:
         return dict(storage.read_json(storage.join(out, PLAN_FILE)))
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise UsageError(f"out '{out}': is a file or lies below one; choose another --out") from error

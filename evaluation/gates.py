@@ -1,6 +1,6 @@
 """Gates: what a version shows against what the recipe requires."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,18 @@ def check_gates(
 ) -> list[GateResult]:
     """All gates of the recipe for a candidate's evaluation (its summary and rows). `champion` None: there is none.
 
-    Raises UsageError if runtimes are to be compared and the champion was not timed beside the candidate.
+    Raises UsageError if a gate asks for a metric that was not evaluated, or if runtimes are to be compared and the
+    champion was not timed beside the candidate.
     """
+    _require_metrics(promotion, summary)
     candidate = rows[rows["method"].isin([MODEL, BICUBIC])]
     if champion is not None:
         candidate = pd.concat([candidate, champion.rows.assign(method=REFERENCE)], ignore_index=True)
-    results = [_check_count(promotion, summary), _check_failures(promotion, candidate)]
+    results = [
+        _check_count(promotion, summary),
+        _check_photos(promotion, summary, candidate),
+        _check_failures(promotion, candidate),
+    ]
     results += [_check_metric(gate, promotion, evaluation, candidate, champion) for gate in promotion.gates]
     if promotion.max_runtime_ratio is not None and champion is not None:
         results.append(_check_runtime(promotion.max_runtime_ratio, summary, champion))
@@ -60,9 +66,28 @@ def passed(results: Sequence[GateResult]) -> bool:
     return all(result.passed for result in results)
 
 
+def _require_metrics(promotion: PromotionConfig, summary: dict[str, Any]) -> None:
+    """A metric that nobody asked for says nothing about the version: no refusal may go on record for it."""
+    for gate in promotion.gates:
+        if gate.metric not in summary["metrics"]:
+            raise UsageError(
+                f"promotion.gates: '{gate.metric}' was not measured; evaluate with evaluation.metrics including it"
+            )
+
+
 def _check_count(promotion: PromotionConfig, summary: dict[str, Any]) -> GateResult:
     measured = len(summary["ranking"])
     return GateResult("test images", str(measured), f">= {promotion.min_images}", measured >= promotion.min_images)
+
+
+def _check_photos(promotion: PromotionConfig, summary: dict[str, Any], rows: pd.DataFrame) -> GateResult:
+    measured = _num_photos(rows, summary["ranking"])
+    return GateResult("photos", str(measured), f">= {promotion.min_photos}", measured >= promotion.min_photos)
+
+
+def _num_photos(rows: pd.DataFrame, keys: Collection[str]) -> int:
+    """How many photos the images of these keys stem from."""
+    return int(rows[rows["key"].isin(keys)]["group"].nunique())
 
 
 def _check_failures(promotion: PromotionConfig, rows: pd.DataFrame) -> GateResult:
@@ -93,6 +118,8 @@ def _check_metric(
     if len(table) < promotion.min_images:
         measured = f"measured on {len(table)} images"
         return GateResult(what, measured, f"{required} on >= {promotion.min_images}", False)
+    if (photos := _num_photos(rows, table.index)) < promotion.min_photos:
+        return GateResult(what, f"measured on {photos} photos", f"{required} on >= {promotion.min_photos}", False)
     interval = interval_json(interval_of(improvements(table, gate.metric, reference), rows, evaluation))
     reached = interval["low"] if gate.bound == "interval" else interval["mean"]
     is_enough = reached is not None and reached > gate.min_improvement

@@ -34,7 +34,7 @@ def write_image(path: Path, rows: Iterable[np.ndarray], size: tuple[int, int], l
         image = image.convert("L" if like.is_gray else "RGB")
         image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0, icc_profile=like.icc_profile)
     else:
-        image.save(path, "WEBP", lossless=True, exact=True, icc_profile=like.icc_profile)
+        image.save(path, "WEBP", lossless=True, exact=True, icc_profile=None if like.is_gray else like.icc_profile)
 
 
 def losses(like: LoadedImage, kind: str) -> tuple[str, ...]:
@@ -44,6 +44,8 @@ def losses(like: LoadedImage, kind: str) -> tuple[str, ...]:
         lost.append(f"16 bits are reduced to 8, all that {kind} holds")
     if kind == "jpeg" and like.alpha is not None:
         lost.append("the alpha channel is left out, jpeg has none")
+    if kind == "webp" and like.is_gray and like.icc_profile:
+        lost.append("the colour profile is left out, it is of gray and webp holds RGB")
     return tuple(lost)
 
 

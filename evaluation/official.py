@@ -1,5 +1,6 @@
 """An official ResShift release, its YAML and its two checkpoints, as a restorer and a recipe of ours."""
 
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -61,19 +62,19 @@ def read_config(path: Path, task: str | None = None) -> OfficialConfig:
             {key: _resolved(value, content) for key, value in content[section]["params"].items()}
             for section in ("model", "diffusion", "autoencoder")
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"config '{path}': no params of model, diffusion and autoencoder ({error}); give a YAML file of the "
             "official configs/ folder"
         ) from error
-    scale = int(diffusion.get("sf", 1))
+    scale = _whole(path, "sf", diffusion.get("sf", 1))
     return OfficialConfig(
         task=_task(path, content, model, scale, task),
         scale=scale,
         denoiser=model,
         autoencoder=autoencoder,
         schedule=_schedule(path, diffusion),
-        latent_scale=float(diffusion.get("scale_factor", 1.0)),
+        latent_scale=_number(path, "scale_factor", diffusion.get("scale_factor", 1.0)),
     )
 
 
@@ -89,6 +90,9 @@ def build_restorer(config: OfficialConfig, denoiser: Path, autoencoder: Path) ->
             parts.append(kind.from_official(params, checkpoint))  # type: ignore[attr-defined]
         except ValueError as error:
             raise UsageError(f"{what} '{path}': {error}") from error
+        except (TypeError, AttributeError, OverflowError) as error:  # a value of another kind than the network takes
+            line = " ".join(str(error).split())[:200]
+            raise UsageError(f"{what}: its params in the YAML file are no released model's ({line})") from error
     unet, vqgan = parts
     vqgan.latent_scale = config.latent_scale
     try:
@@ -138,7 +142,8 @@ def _task(path: Path, content: Mapping[str, Any], model: Mapping[str, Any], scal
     """What the model is for: given, or what its network and training data tell."""
     if given is not None and given not in TASKS:
         raise UsageError(f"task: '{given}' is unknown; choose one of {', '.join(TASKS)}")
-    kind = str(((content.get("data") or {}).get("train") or {}).get("type"))
+    data = _mapping(path, "data", content.get("data"))
+    kind = str(_mapping(path, "data.train", data.get("train")).get("type"))
     told = "inpainting" if model.get("cond_mask") else _TASK_OF_DATA.get(kind)
     if told is None and scale > 1:
         told = "super_resolution"
@@ -154,23 +159,48 @@ def _schedule(path: Path, diffusion: Mapping[str, Any]) -> ScheduleConfig:
         if (value := diffusion.get(key, supported)) != supported:
             raise UsageError(f"config '{path}': diffusion.params.{key} is {value!r}; only {supported!r} is supported")
     known = {*_SUPPORTED, *_TRAINING_ONLY, *_READ}
-    if unknown := sorted(set(diffusion) - known):
-        raise UsageError(f"config '{path}': diffusion.params.{unknown[0]} is not known; known: {', '.join(known)}")
+    if unknown := sorted(map(str, set(diffusion) - known)):
+        valid = ", ".join(sorted(known))
+        raise UsageError(f"config '{path}': diffusion.params.{unknown[0]} is not known; known: {valid}")
     missing = sorted({"steps", "min_noise_level", "etas_end", "kappa"} - set(diffusion))
     if missing:
         raise UsageError(f"config '{path}': diffusion.params.{missing[0]} is missing; give the YAML of the checkpoint")
+    kwargs = _mapping(path, "diffusion.params.schedule_kwargs", diffusion.get("schedule_kwargs"))
+    level, sqrt_eta_end, kappa = (
+        _number(path, key, diffusion[key])
+        for key in ("min_noise_level", "etas_end", "kappa")  # the end is the square root, whatever its name says
+    )
+    power = _number(path, "schedule_kwargs.power", kwargs.get("power", 0.3))
+    steps = _whole(path, "steps", diffusion["steps"])
     try:
-        schedule = ScheduleConfig(
-            num_steps=int(diffusion["steps"]),
-            min_noise_level=float(diffusion["min_noise_level"]),
-            sqrt_eta_end=float(diffusion["etas_end"]),  # which is the square root, whatever its name says
-            kappa=float(diffusion["kappa"]),
-            power=float((diffusion.get("schedule_kwargs") or {}).get("power", 0.3)),
-        )
-        schedule.build()
-    except (TypeError, ValueError) as error:
+        return ScheduleConfig(steps, level, sqrt_eta_end, kappa, power)
+    except ValueError as error:
         raise UsageError(f"config '{path}': diffusion.params: {error}") from error
-    return schedule
+
+
+def _mapping(path: Path, field: str, value: Any) -> Mapping[str, Any]:
+    """A part of the file that is a mapping or left empty. Raises UsageError."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UsageError(f"config '{path}': {field} is {value!r}; give a mapping or leave it out")
+    return value or {}
+
+
+def _number(path: Path, key: str, value: Any) -> float:
+    """A number of `diffusion.params`; YAML takes 1e-4, which has no point, for text. Raises UsageError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"config '{path}': diffusion.params.{key} is {value!r}; give a number") from error
+    if not math.isfinite(number):
+        raise UsageError(f"config '{path}': diffusion.params.{key} is {value!r}; give a finite number")
+    return number
+
+
+def _whole(path: Path, key: str, value: Any) -> int:
+    number = _number(path, key, value)
+    if not number.is_integer():
+        raise UsageError(f"config '{path}': diffusion.params.{key} is {value!r}; give a whole number")
+    return int(number)
 
 
 def _read_checkpoint(what: str, path: Path) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ def open_pairs(
     With `lq`, `url` is a folder of HQ images and `lq` one of LQ images. Files belong together that have the same path
     but for the extension; an LQ image may also be called NAMEx4 at scale 4, and where not one name is on both sides,
     NAME_HR belongs to NAME_LR4, as published test sets have it. Raises UsageError if there is neither a finished
-    dataset nor a folder pair, or if it holds no pair.
+    dataset nor a folder pair, or if it holds no pair: a folder mistyped is no test set whose images all failed.
     """
     if storage.exists(storage.join(url, "dataset.json")):
         if lq is not None:
@@ -98,6 +98,8 @@ def open_pairs(
         if not files[0] and not files[1]:
             raise UsageError(_nothing_there(url, lq))
         hq, lq_files, masks = _without_markers(files, scale)
+        if hq.keys().isdisjoint(lq_files):
+            raise UsageError(_nothing_shared(*map(str, folders[:2]), *files[:2]))
         pairs = _from_folders(url, hq, lq_files, masks, max_images, images_per_shard)
     if pairs.num_pairs == 0:
         raise UsageError(f"data '{url}': the test set is empty; give a dataset or folder pair that holds images")
@@ -201,6 +203,14 @@ def _nothing_there(url: str, lq: str | None) -> str:
         f"data '{url}': neither a dataset (dataset.json) nor a folder pair; give the --out of make_pairs.py, a folder "
         "with the subfolders hq/ and lq/ holding images of the same names, or a folder of HQ images and --lq"
     )
+
+
+def _nothing_shared(hq: str, lq: str, hq_files: Collection[str], lq_files: Collection[str]) -> str:
+    found = []
+    for side, folder, files in (("data", hq, hq_files), ("lq", lq, lq_files)):
+        what = f"{len(files)} image{'' if len(files) == 1 else 's'}, such as '{min(files)}'" if files else "no image"
+        found.append(f"{side} '{folder}' holds {what}")
+    return f"{' and '.join(found)}: no name is in both; give folders whose images are called alike"
 
 
 def file_sha256(url: str | None) -> str | None:

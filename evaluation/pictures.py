@@ -55,16 +55,24 @@ def _picture(evaluation: Evaluation, rows: pd.DataFrame, pair: Pair, out: str) -
 
 
 def _restored(evaluation: Evaluation, pair: Pair, method: str, image: object, out: str) -> np.ndarray | None:
-    """What a method made of a test image; None if it was not kept, or no longer is."""
+    """What a method made of a test image; None if it was not kept, or no longer is: its figures stay.
+
+    Raises JobError if the file is damaged or its store is out of reach, unless another evaluation left it there.
+    """
     if method in evaluation.others:
         return evaluation.others[method].restored(pair, evaluation.protocol["scale"])
     if not isinstance(image, str):  # no image was saved
         return None
     champion = evaluation.plan["champion"]
     elsewhere = method == CHAMPION and evaluation.champion_rows is not None
+    url = storage.join(champion["out"] if elsewhere else out, image)
     try:
-        return decode_rgb(storage.read_bytes(storage.join(champion["out"] if elsewhere else out, image)))
-    except (FileNotFoundError, JobError):
-        if not elsewhere:
+        return decode_rgb(storage.read_bytes(url))
+    except FileNotFoundError:
+        return None
+    except (JobError, ValueError) as error:
+        if elsewhere:
+            return None
+        if isinstance(error, JobError):
             raise
-        return None  # the folder of the champion's evaluation is gone or out of reach; its figures stay
+        raise JobError(f"{url} {error}; delete it and run the same command again, the figures stay") from error

@@ -40,6 +40,9 @@ def main(
         printer.print(f"{model} version {version} is the champion already", highlight=False)
         return
     printer.print(gates_table(decision.name, decision.version, decision.results))
+    for found in decision.evidence:
+        line = f"{found.whose} was judged on {found.data}, evaluation run {found.run_id}"
+        printer.print(line, soft_wrap=True, highlight=False, markup=False)
     if not decision.promoted:
         printer.print(f"{model} version {version} {would} refused; the champion stays", highlight=False)
         raise typer.Exit(EXIT_REFUSED)

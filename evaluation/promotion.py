@@ -36,6 +36,15 @@ EXIT_REFUSED = 3
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """An evaluation that a decision rests on: whose figures, on which test set, in which run."""
+
+    whose: str
+    data: str
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Decision:
     """The outcome for a version. `replaced` is the champion before, if any; no results: it was the champion already."""
 
@@ -44,6 +53,7 @@ class Decision:
     promoted: bool
     results: tuple[GateResult, ...]
     replaced: str | None
+    evidence: tuple[Evidence, ...] = ()
 
 
 def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: bool = False) -> Decision:
@@ -51,8 +61,8 @@ def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: 
 
     Whoever decided, when and why is written as tags on the version, for a refusal too, and on both evaluations' runs.
     A change that a killed command left is completed first. Raises UsageError if the version or its evaluation does not
-    exist, if it was measured for another task, or under another protocol than the champion or not timed beside it;
-    JobError if somebody else changed the champion meanwhile.
+    exist, if it was measured for another task, without a metric of the gates, under another protocol than the champion
+    or not timed beside it; JobError if somebody else changed the champion meanwhile.
     """
     promotion = recipe.section("promotion", PromotionConfig)
     config = recipe.section("evaluation", EvaluationConfig)
@@ -64,13 +74,16 @@ def promote(recipe: Recipe, name: str, version: str, reason: str = "", dry_run: 
         return Decision(name, version, True, (), None)
     candidate = _evaluation_of(name, version)
     _require_recipe(recipe, candidate, name, version)
-    reference = None if champion is None else _reference(name, champion, candidate)
-    champion_rows = None if reference is None else reference[0]
+    evidence = [Evidence(f"version {version}", candidate.summary["data"], candidate.run_id)]
+    champion_rows = None
+    if champion is not None:
+        champion_rows, of_champion = _reference(name, champion, candidate)
+        evidence.append(of_champion)
     results = tuple(check_gates(promotion, config, candidate.summary, candidate.rows, champion_rows))
-    decision = Decision(name, version, passed(results), results, champion)
+    decision = Decision(name, version, passed(results), results, champion, tuple(evidence))
     if dry_run:
         return decision
-    record = _record(decision, candidate, None if reference is None else reference[1], reason)
+    record = _record(decision, candidate, reason)
     if not decision.promoted:
         set_version_tags(name, version, record)
     else:
@@ -134,8 +147,8 @@ def _require_recipe(recipe: Recipe, candidate: LoggedEvaluation, name: str, vers
             )
 
 
-def _reference(name: str, champion: str, candidate: LoggedEvaluation) -> tuple[Reference, str]:
-    """The champion's rows under the candidate's protocol, and the run they come from.
+def _reference(name: str, champion: str, candidate: LoggedEvaluation) -> tuple[Reference, Evidence]:
+    """The champion's rows under the candidate's protocol, and the evaluation they come from.
 
     Best are those that stand beside the candidate's (runtimes compare, too, if they were measured there); else its own
     evaluation under the same protocol. Raises UsageError if there is neither.
@@ -145,7 +158,8 @@ def _reference(name: str, champion: str, candidate: LoggedEvaluation) -> tuple[R
     if beside is not None and str(beside["version"]) == champion:
         rows = candidate.rows[candidate.rows["method"] == CHAMPION]
         runtime = candidate.summary["seconds_per_megapixel"].get(CHAMPION)
-        return Reference(label, rows, runtime), beside.get("evaluation_run_id") or candidate.run_id
+        run_id = beside.get("evaluation_run_id") or candidate.run_id
+        return Reference(label, rows, runtime), Evidence(label, candidate.summary["data"], run_id)
     tags = version_tags(name, champion)
     run_id = tags.get(protocol_tag(candidate.summary["protocol_digest"])) or tags.get(EVALUATION_TAG)
     if run_id is None:
@@ -155,10 +169,11 @@ def _reference(name: str, champion: str, candidate: LoggedEvaluation) -> tuple[R
         )
     own = load_evaluation(run_id)
     require_same(own.summary["protocol"], candidate.summary["protocol"], "the champion and this version")
-    return Reference(label, own.rows[own.rows["method"] == MODEL], None), run_id
+    rows = own.rows[own.rows["method"] == MODEL]
+    return Reference(label, rows, None), Evidence(label, own.summary["data"], run_id)
 
 
-def _record(decision: Decision, candidate: LoggedEvaluation, champion_run: str | None, reason: str) -> dict[str, str]:
+def _record(decision: Decision, candidate: LoggedEvaluation, reason: str) -> dict[str, str]:
     """The tags that say who decided what, when and why."""
     gates = "; ".join(
         f"{'pass' if result.passed else 'FAIL'} {result.gate}: {result.measured} ({result.required})"
@@ -172,7 +187,7 @@ def _record(decision: Decision, candidate: LoggedEvaluation, champion_run: str |
         "promotion.gates": gates[:4900],  # registries bound the length of a tag
         "promotion.protocol": candidate.summary["protocol_digest"],
         CANDIDATE_RUN_TAG: candidate.run_id,
-        CHAMPION_RUN_TAG: champion_run or "",
+        CHAMPION_RUN_TAG: "".join(found.run_id for found in decision.evidence[1:]),
     }
     if decision.promoted:
         tags[REPLACED_TAG] = decision.replaced or ""

@@ -92,9 +92,9 @@ def load_evaluation(run_id: str) -> LoggedEvaluation:
                 ).read_bytes()
                 for name in (SUMMARY_ARTIFACT, ROWS_ARTIFACT)
             )
-    except (MlflowException, OSError) as error:
+        return LoggedEvaluation(run_id, json.loads(summary), decode_rows(rows))
+    except (MlflowException, OSError, ValueError) as error:
         raise JobError(
             f"evaluation run {run_id}: its files cannot be read ({str(error).splitlines()[0]}); "
             "evaluate that version again"
         ) from error
-    return LoggedEvaluation(run_id, json.loads(summary), decode_rows(rows))

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.metrics import METRICS
-from evaluation.report_words import in_sentence, signed_text, unit_text, value_text, verdict
+from evaluation.report_words import fewer, in_sentence, signed_text, unit_text, value_text, verdict
 from evaluation.rows import BICUBIC, CHAMPION, MODEL, OK
 from evaluation.strip_plot import strip_plot
 from evaluation.summary import OWN, improvements, methods_of, paired_values
@@ -70,7 +70,7 @@ def tile(summary: Summary, name: str, labels: Labels) -> dict[str, Any] | None:
     if not figures or not figures["methods"]:
         return None
     others = [
-        f"{in_sentence(method, labels)} {value_text(name, interval['mean'])}"
+        " ".join([in_sentence(method, labels), value_text(name, interval["mean"]), fewer(interval, figures)]).rstrip()
         for method, interval in figures["methods"].items()
         if method != MODEL
     ]
@@ -102,16 +102,17 @@ def figure_row(summary: Summary, rows: pd.DataFrame, name: str, labels: Labels) 
         "direction": "higher is better" if definition.higher_is_better else "lower is better",
         "note": "" if measured in (0, summary["num_images"]) else f"measured on {measured} images",
         "cells": [
-            {"label": labels[method], "own": method == MODEL, "value": _mean(name, figures, method)}
-            for method in methods
+            {"label": labels[method], "own": method == MODEL, **_mean(name, figures, method)} for method in methods
         ],
         "gains": [_gain(name, figures, rows, method, labels) for method in methods if method != MODEL],
     }
 
 
-def _mean(name: str, figures: Mapping[str, Any], method: str) -> str:
+def _mean(name: str, figures: Mapping[str, Any], method: str) -> dict[str, str]:
     interval = figures["methods"].get(method)
-    return "–" if interval is None else value_text(name, interval["mean"])
+    if interval is None:
+        return {"value": "–", "note": ""}
+    return {"value": value_text(name, interval["mean"]), "note": fewer(interval, figures)}
 
 
 def _gain(name: str, figures: Mapping[str, Any], rows: pd.DataFrame, method: str, labels: Labels) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _gain(name: str, figures: Mapping[str, Any], rows: pd.DataFrame, method: str
     return gain | {
         "text": signed_text(name, interval["mean"]) + unit_text(name),
         "range": span,
-        "note": "" if interval["num_images"] == figures["num_images"] else f"on {interval['num_images']} images",
+        "note": fewer(interval, figures),
         "verdict": verdict(interval),
         "spoken": f"{METRICS[name].label}: mean improvement {interval['mean']:.4g}",
         **strip_plot(improvements(table, name, method).to_numpy(), interval),
@@ -157,9 +158,11 @@ def all_rows(summary: Summary, rows: pd.DataFrame) -> list[dict[str, Any]]:
         cells = []
         for name in summary["metrics"]:
             value, against = own[name].get(key), reference[name].get(key)
-            if value is None or pd.isna(value):
-                cells.append({"value": "–", "change": ""})
-            else:
-                cells.append({"value": value_text(name, value), "change": signed_text(name, value - against)})
+            cells.append(
+                {
+                    "value": "–" if pd.isna(value) else value_text(name, value),
+                    "change": "" if pd.isna(value) or pd.isna(against) else signed_text(name, value - against),
+                }
+            )
         out.append({"key": key, "cells": cells})
     return out

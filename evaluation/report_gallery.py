@@ -112,7 +112,7 @@ def _case(
 
 def _chip(name: str, measured: pd.DataFrame) -> dict[str, str] | None:
     own, reference = measured[name].get(MODEL), measured[name].get(BICUBIC)
-    if name not in TILE_METRICS or own is None or reference is None or pd.isna(own):
+    if name not in TILE_METRICS or pd.isna(own) or pd.isna(reference):
         return None
     tone = "up" if METRICS[name].improvement(own, reference) > 0 else "down"
     change = signed_text(name, own - reference)

@@ -40,6 +40,12 @@ def in_sentence(method: str, labels: Mapping[str, str]) -> str:
     return ("the " if method == CHAMPION else "") + label[0].lower() + label[1:]
 
 
+def fewer(interval: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """`on 4 images` where a figure rests on fewer images than the metric's others, else nothing."""
+    count = interval["num_images"]
+    return "" if count == figures["num_images"] else f"on {count} image{'' if count == 1 else 's'}"
+
+
 def value_text(name: str, value: float) -> str:
     """A metric's figure with its decimals."""
     return f"{value:.{METRICS[name].decimals}f}".replace("-", MINUS)

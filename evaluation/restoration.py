@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,16 @@ class RestoreOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of all images. `failed` and `notes` hold one line each, naming the image."""
+    """What became of all images. `failed` and `notes` hold one line each, naming the image.
+
+    `stopped` is what ended the work before all images were tried, if anything did: to be raised once the rest is told.
+    """
 
     restored: int
     skipped: int
     failed: tuple[str, ...]
     notes: tuple[str, ...]
+    stopped: JobError | None = None
 
 
 def restore(
@@ -56,37 +60,24 @@ def restore(
 
     Results that exist are kept unless `options.overwrite`. Raises UsageError for a model that does not exist, a mask
     the model has no use for (or needs), or no input at all; what cannot be restored is in the outcome's `failed`.
+    A store that fails, and too little memory, end the work, for they would fail every image.
     """
     options = options or RestoreOptions()
-    if options.tile_overlap > options.tile_size // 2:
-        raise UsageError(f"tile-overlap: {options.tile_overlap} is more than half of tile-size {options.tile_size}")
     jobs, missing = plan(inputs, out, mask, options)
     restorer = load_restorer(model, options)
     needs_mask = restorer.task == "inpainting"
     if needs_mask != (mask is not None):
         what = "needs one, white where pixels are to be filled in" if needs_mask else "takes none; leave it out"
         raise UsageError(f"mask: the model '{model}' ({restorer.task.replace('_', ' ')}) {what}")
-    kept = [] if options.overwrite else [job for job in jobs if storage.exists(job.target)]
-    todo = [job for job in jobs if job not in kept]
-    failed, notes = list(missing), [f"{job.source}: left out, {job.target} exists" for job in kept]
-    with progress("restoring", total=len(todo), unit="images") as bar:
-        for job in todo:
-            try:
-                notes += [f"{job.source}: {note}" for note in _restore_one(restorer, job, options, bar)]
-            except torch.OutOfMemoryError as error:
-                raise JobError(
-                    f"{job.source}: the GPU's memory does not hold {restorer.batch_size} tiles of "
-                    f"{options.tile_size} pixels; lower --batch-size or --tile-size and run the same command again"
-                ) from error
-            except (ValueError, OSError) as error:
-                failed.append(f"{job.source}: {' '.join(str(error).split())}")
-            bar.advance(1, failed=len(failed))
-    done = len(todo) - (len(failed) - len(missing))
-    return Outcome(done, len(kept), tuple(failed), tuple(notes))
+    todo = [job for job in jobs if options.overwrite or not storage.exists(job.target)]
+    done = _restore_all(restorer, todo, options)
+    return replace(done, skipped=len(jobs) - len(todo), failed=(*missing, *done.failed))
 
 
 def plan(inputs: Sequence[str], out: str, mask: str | None, options: RestoreOptions) -> tuple[list[Job], list[str]]:
     """The jobs for `inputs`, and one line for each input that does not exist. Raises UsageError; see plan_jobs."""
+    if options.tile_overlap > options.tile_size // 2:
+        raise UsageError(f"tile-overlap: {options.tile_overlap} is more than half of tile-size {options.tile_size}")
     for name, value, valid in (("format", options.format, FORMATS), ("precision", options.precision, PRECISIONS)):
         if value not in valid:
             raise UsageError(f"{name}: '{value}' is unknown; choose one of {', '.join(valid)}")
@@ -105,8 +96,47 @@ def load_restorer(model: str, options: RestoreOptions) -> Restorer:
     return restorer
 
 
+def _restore_all(restorer: Restorer, jobs: Sequence[Job], options: RestoreOptions) -> Outcome:
+    """Restore all images, or as many as come before an error that is not one image's own."""
+    failed: list[str] = []
+    notes: list[str] = []
+    restored = 0
+    stopped: JobError | None = None
+    with progress("restoring", total=len(jobs), unit="images") as bar:
+        for job in jobs:
+            try:
+                notes += [f"{job.source}: {note}" for note in _restore_one(restorer, job, options, bar)]
+                restored += 1
+            except (JobError, torch.OutOfMemoryError) as error:
+                untried = len(jobs) - restored - len(failed) - 1
+                why = _why_stopped(error, restorer.batch_size, options.tile_size)
+                stopped = JobError(f"{job.source}: {why}; images not tried: {untried}")
+                stopped.__cause__ = error
+                break
+            except (ValueError, OSError) as error:
+                failed.append(f"{job.source}: {_one_line(error)}")
+            bar.advance(1, failed=len(failed))
+    return Outcome(restored, 0, tuple(failed), tuple(notes), stopped)
+
+
+def _why_stopped(error: Exception, batch_size: int, tile_size: int) -> str:
+    if isinstance(error, JobError):
+        return _one_line(error)
+    return (
+        f"the GPU's memory does not hold {batch_size} tiles of {tile_size} pixels; lower --batch-size or --tile-size "
+        "and run the same command again"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _restore_one(restorer: Restorer, job: Job, options: RestoreOptions, bar: Bar) -> tuple[str, ...]:
-    """Restore one image, writing its result as its rows are done; returns notes. Raises ValueError or OSError."""
+    """Restore one image, writing its result as its rows are done; returns notes. Raises ValueError or OSError.
+
+    JobError and torch.OutOfMemoryError are no fault of the image.
+    """
     image = decode(storage.read_bytes(job.source))
     mask = None if job.mask is None else _read_mask(job.mask, image)
     height, width = (side * restorer.scale for side in image.rgb.shape[:2])

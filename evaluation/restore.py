@@ -49,6 +49,8 @@ def main(
     kept = f", {outcome.skipped} skipped because their results exist (--overwrite)" if outcome.skipped else ""
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
     print(f"{outcome.restored} restored into {out}{failed}{kept}")
+    if outcome.stopped:
+        raise outcome.stopped
     if outcome.failed:
         raise typer.Exit(EXIT_FAILED)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from evaluation.metrics import METRICS
 from infra import storage
+from infra.errors import JobError
 
 # The values of the column `method`, besides the names of other methods whose outputs were measured.
 MODEL, BICUBIC, CHAMPION = "model", "bicubic", "champion"
@@ -54,14 +55,28 @@ def encode_frame(rows: pd.DataFrame) -> bytes:
 
 
 def decode_rows(data: bytes) -> pd.DataFrame:
-    """The bytes of a Parquet file as a frame with the columns of SCHEMA; a metric that came later is null."""
-    return pq.read_table(io.BytesIO(data)).to_pandas().reindex(columns=SCHEMA.names)
+    """The bytes of a Parquet file as a frame with the columns of SCHEMA; a metric that came later is null.
+
+    Raises ValueError in one line if they are none.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:  # which of them depends on what is damaged
+        raise ValueError(f"is damaged ({' '.join(str(error).split())})") from error
+    return table.to_pandas().reindex(columns=SCHEMA.names)
 
 
 def read_rows(out: str, shards: Sequence[str]) -> pd.DataFrame:
-    """The rows of all shards, ordered by image. Raises FileNotFoundError if a shard is not done."""
-    frames = [decode_rows(storage.read_bytes(rows_url(out, shard))) for shard in shards]
+    """The rows of all shards, ordered by image. Raises FileNotFoundError if one is not done, JobError if damaged."""
+    frames = [_read_shard(rows_url(out, shard)) for shard in shards]
     return pd.concat(frames, ignore_index=True).sort_values(["key", "method"], ignore_index=True)
+
+
+def _read_shard(url: str) -> pd.DataFrame:
+    try:
+        return decode_rows(storage.read_bytes(url))
+    except ValueError as error:
+        raise JobError(f"{url} {error}; delete it to have it made again") from error
 
 
 def finished_shards(out: str) -> set[str]:

@@ -27,14 +27,21 @@ def summarize(rows: pd.DataFrame, config: EvaluationConfig) -> dict[str, Any]:
 
     A metric of the model, the champion and bicubic is averaged over the images on which all of them have a value, so
     that columns can be compared; another method over those of these that it has restored. How many that are stands
-    beside each mean. Improvements have their sign turned so that positive is better.
+    beside each mean. Improvements have their sign turned so that positive is better. What another method lacks is told
+    only of images that the others were measured on.
     """
     methods = methods_of(rows)
+    failed = failures(rows, OWN)
+    missing_anyway = {item["key"] for item in failed}
     return {
         "num_images": int(rows["key"].nunique()),
         "num_groups": int(rows["group"].nunique()),
-        "failed": failures(rows, OWN),
-        "failed_others": {method: failures(rows, [method]) for method in methods if method not in OWN},
+        "failed": failed,
+        "failed_others": {
+            method: [item for item in failures(rows, [method]) if item["key"] not in missing_anyway]
+            for method in methods
+            if method not in OWN
+        },
         "metrics": {name: _summarize_metric(rows, name, methods, config) for name in config.metrics},
         "extremes": {name: _extremes(rows, name) for name in config.metrics},
         "ranking_metric": ranking_metric(config.metrics),

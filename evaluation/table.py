@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evaluation.gates import GateResult
 from evaluation.metrics import METRICS
+from evaluation.report_words import fewer
 from evaluation.rows import BICUBIC, CHAMPION, MODEL
 from evaluation.summary import improvement_text
 
@@ -33,20 +34,24 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for method in methods[:-1]:
         table.add_column(f"improvement over {names[method]}", justify="right")
     for name, figures in summary["metrics"].items():
-        means = [_mean(name, figures["methods"].get(method)) for method in methods]
-        gains = [_gain(name, figures["improvement_over"].get(method)) for method in methods[:-1]]
+        means = [_mean(name, figures, figures["methods"].get(method)) for method in methods]
+        gains = [_gain(name, figures, figures["improvement_over"].get(method)) for method in methods[:-1]]
         arrow = "↑" if METRICS[name].higher_is_better else "↓"
         table.add_row(f"{METRICS[name].label} {arrow}", *means, *gains)
     return table
 
 
-def _mean(name: str, interval: Mapping[str, Any] | None) -> str:
+def _mean(name: str, figures: Mapping[str, Any], interval: Mapping[str, Any] | None) -> str:
     """A dash where an image was too small for a metric, or a method lacks it."""
-    return "–" if interval is None else f"{interval['mean']:.{METRICS[name].decimals}f}"
+    if interval is None:
+        return "–"
+    return f"{interval['mean']:.{METRICS[name].decimals}f}\n{fewer(interval, figures)}".rstrip()
 
 
-def _gain(name: str, interval: Mapping[str, Any] | None) -> str:
-    return "–" if interval is None else escape(improvement_text(name, interval))
+def _gain(name: str, figures: Mapping[str, Any], interval: Mapping[str, Any] | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{escape(improvement_text(name, interval))}\n{fewer(interval, figures)}".rstrip()
 
 
 def extreme_lines(summary: Mapping[str, Any], count: int = 3) -> list[str]:

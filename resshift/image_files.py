@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,6 +39,9 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, cv2.error)
 """What the decoders raise for files that are damaged in odd ways: a header may say anything."""
 
+_PHOTOMETRIC, _NUM_CHANNELS, _PLANAR, _EXTRA_SAMPLES = 262, 277, 284, 338  # tags of a TIFF: what its samples mean
+_MIN_IS_WHITE, _GRAY, _RGB = 0, 1, 2  # photometric interpretations that are read at 16 bits
+_UNREAD = {5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
 _LUMA = np.array([0.299, 0.587, 0.114])
 _ALPHA_MARGIN = 4  # LQ rows above and below that the bicubic kernel may look at
 _ROWS = 256  # LQ rows of alpha enlarged at once
@@ -161,14 +165,15 @@ class _Enlarged:
 
 
 def _decode_opened(data: bytes, opened: Image.Image) -> LoadedImage:
-    deep = _is_deep(opened)  # before anything loads it and forgets
+    deep, white = _is_deep(opened), _white_of_pnm(opened)  # before anything loads it and forgets
     frames = getattr(opened, "n_frames", 1)
     notes = (f"only the first of {frames} frames is used",) if frames > 1 else ()
     orientation = 1 if opened.format == "TIFF" else opened.getexif().get(ORIENTATION, 1)
     turn = UPRIGHT.get(orientation, lambda a: a)
     icc_profile = opened.info.get("icc_profile")
+    tags = getattr(opened, "tag_v2", {})
     opened.load()  # finds what is damaged, which OpenCV may pass over
-    rgb, alpha, is_gray = _decode_deep(data) if deep else _decode_shallow(opened)
+    rgb, alpha, is_gray = _decode_deep(data, tags, white) if deep else _decode_shallow(opened)
     # A profile describes the samples as stored: it does not survive a change of colour model (CMYK, palette).
     keep_profile = is_gray or opened.mode in ("RGB", "RGBA")
     rgb = np.ascontiguousarray(turn(rgb))
@@ -178,13 +183,24 @@ def _decode_opened(data: bytes, opened: Image.Image) -> LoadedImage:
 
 def _is_deep(opened: Image.Image) -> bool:
     """True for 16 bits per sample. Pillow has no 16-bit colour: it would drop half of the bits without a word."""
-    stored = " ".join(str(tile[3]) for tile in getattr(opened, "tile", ()))  # "RGB;16B", "('RGB', 65535)"
+    stored = " ".join(str(tile[3]) for tile in getattr(opened, "tile", ()))  # "RGB;16B"
     bits = getattr(opened, "tag_v2", {}).get(258, "")  # of a TIFF
-    return opened.mode.startswith("I") or ";16" in stored or "65535" in stored or "16" in str(bits)
+    return opened.mode.startswith("I") or ";16" in stored or _white_of_pnm(opened) > 255 or "16" in str(bits)
 
 
-def _decode_deep(data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """RGB, alpha, whether it is gray; from OpenCV, whose order is BGR and whose failure is None."""
+def _white_of_pnm(opened: Image.Image) -> int:
+    """The largest sample of a PNM file (its maxval) where Pillow tells it, else 255."""
+    tiles = getattr(opened, "tile", ())
+    arguments = tiles[0][3] if opened.format == "PPM" and tiles else None
+    return int(arguments[1]) if isinstance(arguments, tuple) else 255  # ("RGB", 4095)
+
+
+def _decode_deep(data: bytes, tags: Mapping[int, Any], white: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """RGB, alpha, whether it is gray; from OpenCV, whose order is BGR and whose failure is None.
+
+    OpenCV gives samples as they are stored: what a TIFF's tags and a PNM's maxval say of them is seen to here.
+    """
+    _check_layout(tags)
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None:
         raise OSError("16-bit samples cannot be decoded")
@@ -192,12 +208,32 @@ def _decode_deep(data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
         samples = samples.astype(np.uint16) * 257
     if samples.dtype != np.uint16:
         raise _Unsupported(f"holds {samples.dtype} samples, which are not supported; convert it to 8 or 16 bits")
+    if 255 < white < 65535:
+        samples = np.rint(np.minimum(samples, white) * (65535 / white)).astype(np.uint16)
     if samples.ndim == 2:
+        samples = 65535 - samples if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE else samples
         return np.repeat(samples[..., None], 3, axis=2), None, True
     alpha = samples[..., 3] if samples.shape[2] == 4 else None
     rgb = samples[..., 2::-1]
+    if alpha is not None and tuple(tags.get(_EXTRA_SAMPLES, ())) == (1,):
+        rgb = _unassociated(rgb, alpha)
     is_gray = alpha is not None and bool((rgb[..., :1] == rgb).all())  # gray with alpha arrives as four channels
     return rgb, alpha, is_gray
+
+
+def _check_layout(tags: Mapping[int, Any]) -> None:
+    """Raise _Unsupported for 16-bit TIFFs whose samples OpenCV hands over as if they were interleaved RGB."""
+    if tags.get(_PLANAR) == 2 and tags.get(_NUM_CHANNELS) != 1:
+        raise _Unsupported("holds 16-bit colours plane by plane, which is not supported; store them interleaved")
+    if (kind := tags.get(_PHOTOMETRIC, _RGB)) not in (_MIN_IS_WHITE, _GRAY, _RGB):
+        name = _UNREAD.get(kind, f"of photometric interpretation {kind}")
+        raise _Unsupported(f"is 16-bit {name}, which is not supported; convert it to RGB")
+
+
+def _unassociated(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours that were stored multiplied with alpha, uint16 (H, W, 3), as they were before."""
+    share = np.maximum(alpha, 1)[..., None] / 65535
+    return np.rint(np.minimum(rgb / share, 65535)).astype(np.uint16)
 
 
 def _decode_shallow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:

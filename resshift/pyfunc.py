@@ -23,45 +23,32 @@ _FORMS = "encoded image files (bytes or base64 text) or uint8 arrays (h, w, 3)"
 
 
 class RestorerModel:
-    """What MLflow wraps: `predict` on tables of images, or on batches of images of one size."""
+    """What MLflow wraps: `predict` on tables of images."""
 
     def __init__(self, restorer: Restorer) -> None:
         self.restorer = restorer
 
-    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame | np.ndarray:
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Restore images.
 
         Args:
             model_input: a table (DataFrame, or mapping of columns) with the column `image` and, for inpainting
                 models, `mask`: encoded files, or arrays, uint8 (or uint16) RGB (h, w, 3) and uint8 (h, w), a mask
-                being bright where the image is unknown. Images of a table may differ in size. Or one uint8 array
-                (B, h, w, 3); for inpainting models (B, h, w, 4), the last channel being the mask.
+                being bright where the image is unknown. Images of a table may differ in size.
             params: `seed` (default 0), the same for every image.
 
         Returns:
-            For a table: a table with the column `image`, row by row a PNG file (bytes) or an array
-            (h * scale, w * scale, 3), in the form the image came in. For an array: uint8 RGB
-            (B, h * scale, w * scale, 3).
+            A table with the column `image`, row by row a PNG file (bytes) or an array (h * scale, w * scale, 3), in
+            the form the image came in.
 
         Raises:
             ValueError: the input is none of this; a row is named.
         """
         seed = int((params or {}).get("seed", 0))
-        if isinstance(model_input, pd.DataFrame | Mapping):
-            return self._restore_table(model_input, seed)
-        return self._restore_batch(np.asarray(model_input), seed)
-
-    def _restore_batch(self, images: np.ndarray, seed: int) -> np.ndarray:
-        inpaints = self.restorer.denoiser.config.cond_mask
-        channels = 4 if inpaints else 3
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != channels or len(images) == 0:
-            raise ValueError(
-                f"model_input is {images.dtype} {images.shape}; give a uint8 array (B, h, w, {channels}), B at least "
-                f"1, or a table with the column {IMAGE}: {_FORMS}"
-            )
-        masks = images[..., 3] if inpaints else [None] * len(images)
-        restored = [self.restorer(image, seed, mask) for image, mask in zip(images[..., :3], masks, strict=True)]
-        return np.stack(restored)
+        if not isinstance(model_input, pd.DataFrame | Mapping):
+            kind = type(model_input).__name__
+            raise ValueError(f"model_input is a {kind}; give a table with the column {IMAGE}: {_FORMS}")
+        return self._restore_table(model_input, seed)
 
     def _restore_table(self, table: pd.DataFrame | Mapping[str, Any], seed: int) -> pd.DataFrame:
         columns = [name for name in (IMAGE, MASK) if name in table]

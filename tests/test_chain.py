@@ -18,6 +18,7 @@ denoiser.num_res_blocks=[1,1] training.num_steps=3 training.global_batch_size=4 
 training.validation_samples=2 training.lpips_weight=0.1 training.autoencoder.num_steps=3
 training.autoencoder.global_batch_size=4 training.autoencoder.micro_batch_size=4
 training.autoencoder.validation_samples=2 training.autoencoder.crop_size=32 promotion.min_images=2
+promotion.min_photos=1
 """
 
 

@@ -99,6 +99,7 @@ def recipe():
             "evaluation.bootstrap_resamples=1000",
             "promotion.gates=[{metric: psnr_y, min_improvement: 0}]",
             "promotion.min_images=5",
+            "promotion.min_photos=5",
             "promotion.max_runtime_ratio=null",
         ],
     )

@@ -26,7 +26,8 @@ COLUMNS = ["key", "method", "psnr_y", "height", "width"]
 def lenient():
     """Gates that any tiny model passes."""
     gates = "promotion.gates=[{metric: psnr_y, min_improvement: -99}]"
-    return load_recipe("realsr_x4", [gates, "promotion.min_images=9", "promotion.max_runtime_ratio=null"])
+    few = ["promotion.min_images=9", "promotion.min_photos=3"]
+    return load_recipe("realsr_x4", [gates, *few, "promotion.max_runtime_ratio=null"])
 
 
 def test_results_do_not_depend_on_how_work_is_divided(folder_pairs, bundle, tmp_path):
@@ -132,11 +133,19 @@ def test_a_version_is_on_record_and_an_evaluation_goes_on(
     kept, gone = (out / rows_url("", name) for name in done[:2])
     before = kept.stat().st_mtime_ns
     gone.unlink()
+    shutil.rmtree(out / "restored")  # somebody needed the space: the figures stay, pictures are what is made again
     again = evaluate(recipe, f"models:/tiny/{version}", folder_pairs, out)
     assert kept.stat().st_mtime_ns == before
     assert gone.exists()
     assert again["metrics"] == first["metrics"]
     assert len(client().search_runs([client().get_run(run_id).info.experiment_id], "tags.kind = 'evaluation'")) == 1
+    assert (out / "report.html").read_text().count('<img data-role="model"') == 4
+
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(JobError, match=r"000000.parquet is damaged \(.*\); delete it to have it made again") as caught:
+        evaluate(recipe, f"models:/tiny/{version}", folder_pairs, out)
+    assert "\n" not in str(caught.value)
 
     other_seed = load_recipe("realsr_x4", [*QUICK, "evaluation.seed=1"])
     with pytest.raises(UsageError, match=r"holds another evaluation \(.*protocol.seed: 0 -> 1\)"):
@@ -183,6 +192,9 @@ def test_the_champion_is_measured_or_its_evaluation_used_again(
     for summary in (again, later):
         assert summary["champion"]["version"] == versions[0]
         assert summary["metrics"] == reused["metrics"]
+    (tmp_path / "reused" / "champion.parquet").write_bytes(b"PAR1")
+    with pytest.raises(JobError, match=r"champion.parquet is damaged \(.*\); evaluate into a new --out"):
+        evaluate(recipe, f"models:/tiny/{versions[1]}", folder_pairs, tmp_path / "reused", dry_run=True)
 
 
 @pytest.mark.slow

@@ -156,6 +156,9 @@ def test_bad_input_is_one_clear_line(recipe, folder_pairs, bundle, tmp_path, mlf
     with pytest.raises(UsageError, match="x2"):
         evaluate(recipe, tmp_path / "x2", folder_pairs, out)
     assert not out.exists()
+    out.write_text("a file")
+    with pytest.raises(UsageError, match=r"out '.*out': is a file or lies below one; choose another --out"):
+        evaluate(recipe, bundle, folder_pairs, out, dry_run=True)
 
 
 def test_a_metric_whose_package_is_missing_is_said_before_any_work(folder_pairs, bundle, tmp_path, monkeypatch):

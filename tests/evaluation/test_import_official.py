@@ -163,7 +163,16 @@ class Opened:
     [
         ({"diffusion": {"predict_type": "residual"}}, r"diffusion.params.predict_type is 'residual'; only 'xstart'"),
         ({"diffusion": {"normalize_input": False}}, r"normalize_input is False; only True"),
-        ({"diffusion": {"etas_begin": 1}}, r"diffusion.params.etas_begin is not known"),
+        ({"diffusion": {"etas_begin": 1}}, r"diffusion.params.etas_begin is not known; known: etas_end, kappa, latent"),
+        ({"diffusion": {"sf": None}}, r"diffusion.params.sf is None; give a number"),
+        ({"diffusion": {"sf": "four"}}, r"diffusion.params.sf is 'four'; give a number"),
+        ({"diffusion": {"sf": 4.5}}, r"diffusion.params.sf is 4.5; give a whole number"),
+        ({"diffusion": {"steps": 4.5}}, r"diffusion.params.steps is 4.5; give a whole number"),
+        ({"diffusion": {"scale_factor": None}}, r"diffusion.params.scale_factor is None; give a number"),
+        ({"diffusion": {"kappa": float("inf")}}, r"diffusion.params.kappa is inf; give a finite number"),
+        ({"diffusion": {"schedule_kwargs": [0.3]}}, r"schedule_kwargs is \[0.3\]; give a mapping or leave it out"),
+        ({"denoiser": {"window_size": None}}, r"denoiser: its params in the YAML file are no released model's"),
+        ({"denoiser": {"dropout": "${model.params.dropout}"}}, r"no params of model, diffusion and autoencoder"),
         ({"diffusion": {"etas_end": 1.5}}, r"diffusion.params: sqrt_eta_end is 1.5"),
         ({"diffusion": {"sf": 1}, "data": "folders"}, r"data.train.type is folders, which tells no task; give --task"),
         ({"denoiser": {"cond_lq": False}}, r"denoiser '.*': cond_lq is False"),
@@ -177,6 +186,12 @@ def test_what_does_not_fit_is_one_clear_line(change, expected, small, tmp_path, 
     with pytest.raises(UsageError, match=expected) as caught:
         import_official(**small, name="released", dry_run=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("data", "complaint"), [(5, "data is 5"), ({"train": [5]}, r"data.train is \[5\]")])
+def test_data_that_is_no_mapping_is_one_clear_line(data, complaint, tmp_path):
+    with pytest.raises(UsageError, match=f"{complaint}; give a mapping or leave it out"):
+        read_config(written(tmp_path, official_yaml() | {"data": data}))
 
 
 def test_bad_files_are_one_clear_line(small, tmp_path):

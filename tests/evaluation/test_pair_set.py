@@ -40,9 +40,8 @@ def test_lq_names_may_end_in_the_scale(folder_pairs, tmp_path):
     for path in (folder_pairs / "lq").iterdir():
         shutil.copy(path, tmp_path / "lq" / f"{path.stem}x4.png")
     assert open_pairs(str(tmp_path), scale=4).digest == open_pairs(str(folder_pairs)).digest
-    wrong = all_pairs(open_pairs(str(tmp_path), scale=2))
-    assert len(wrong) == 18
-    assert {pair.error for pair in wrong} == {f"there is no {side} image of this name" for side in ("HQ", "LQ")}
+    with pytest.raises(UsageError, match="no name is in both"):
+        open_pairs(str(tmp_path), scale=2)
 
 
 def test_names_of_both_sides_may_have_markers(folder_pairs, tmp_path):
@@ -74,6 +73,20 @@ def test_folders_that_hold_nothing_are_one_clear_line(folder_pairs, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "hq" / f"a.{suffix}")
     with pytest.raises(UsageError, match="two files are called 'a'; keep one of them"):
         open_pairs(str(tmp_path))
+
+
+def test_a_folder_mistyped_is_no_test_set(folder_pairs, tmp_path):
+    hq, lq = str(folder_pairs / "hq"), str(folder_pairs / "lq")
+    with pytest.raises(UsageError, match=rf"data '{hq}' holds 9 images, such as .* and lq '{hq}s' holds no image: "):
+        open_pairs(hq, lq=f"{hq}s")
+    (tmp_path / "lq").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "lq" / "x.png")
+    with pytest.raises(UsageError, match=r"lq '.*' holds 1 image, such as 'x': no name is in both; give folders"):
+        open_pairs(hq, lq=str(tmp_path / "lq"))
+    (tmp_path / "hq").mkdir()
+    with pytest.raises(UsageError, match=r"data '.*/hq' holds no image and lq '.*/lq' holds 1 image, such as 'x'"):
+        open_pairs(str(tmp_path))
+    assert open_pairs(hq, lq=lq).num_pairs == 9
 
 
 def test_dataset_shards_are_read_with_their_records(photos, tmp_path):

@@ -28,6 +28,15 @@ def gates_of(rows, **promotion):
     return check_gates(config, CONFIG, make_summary(rows, "1"), rows, None)
 
 
+def test_few_photos_refuse_however_many_images_they_give():
+    rows = make_rows({"bicubic": 0.0, "model": 1.0}, num_images=40)
+    rows["group"] = rows["key"].str[-1].map(lambda digit: f"photo{int(digit) % 6}")
+    photos, ssim = (gates_of(rows, gates=[{"metric": "ssim_y"}])[at] for at in (1, -1))
+    assert (photos.gate, photos.measured, photos.required, photos.passed) == ("photos", "6", ">= 10", False)
+    assert (ssim.measured, ssim.passed) == ("measured on 6 photos", False)
+    assert passed(gates_of(rows, gates=[{"metric": "ssim_y"}], min_photos=6))
+
+
 @pytest.mark.parametrize(("gain", "margin", "expected"), [(0.5, 0.0, True), (-0.1, -0.2, True), (-0.5, -0.2, False)])
 def test_gate_compares_the_low_end_with_the_bound(gain, margin, expected):
     rows = make_rows({"bicubic": 0.0, "model": gain})
@@ -44,13 +53,13 @@ def test_a_better_mean_is_not_enough_when_the_interval_holds_zero():
 
 
 def test_few_failed_or_unmeasured_images_refuse():
-    rows = make_rows({"bicubic": 0.0, "model": 1.0}, num_images=12, failed=3)
-    results = {result.gate: result for result in gates_of(rows, gates=[{"metric": "psnr_y"}, {"metric": "lpips_alex"}])}
+    rows = make_rows({"bicubic": 0.0, "model": 1.0}, num_images=12, failed=3).assign(ssim_y=None)
+    results = {result.gate: result for result in gates_of(rows, gates=[{"metric": "psnr_y"}, {"metric": "ssim_y"}])}
     assert not results["test images"].passed
     assert results["test images"].measured == "9"
     assert not results["failed images"].passed
-    assert results["LPIPS-alex improvement over bicubic"].measured == "not measured"
-    assert not results["LPIPS-alex improvement over bicubic"].passed
+    assert results["SSIM-Y improvement over bicubic"].measured == "not measured"
+    assert not results["SSIM-Y improvement over bicubic"].passed
 
 
 def test_images_without_a_value_do_not_drop_out_in_favour_of_the_model():
@@ -63,6 +72,14 @@ def test_images_without_a_value_do_not_drop_out_in_favour_of_the_model():
     ssim = gates_of(rows, gates=[{"metric": "ssim_y"}])[-1]
     assert (ssim.passed, ssim.measured) == (False, "measured on 2 images")
     assert ssim.required.endswith("on >= 10")
+
+
+def test_a_gate_on_a_metric_that_was_not_evaluated_is_no_refusal(recipe, tmp_path, mlflow_store):
+    version = log_version(recipe, tmp_path, gain=1.0)
+    asks_for_more = load_recipe("realsr_x4", [*GATES, "promotion.gates=[{metric: niqe}]"])
+    with pytest.raises(UsageError, match=r"gates: 'niqe' was not measured; evaluate with evaluation.metrics including"):
+        promote(asks_for_more, NAME, version)
+    assert "promotion.status" not in version_tags(NAME, version)
 
 
 def test_a_champion_that_was_not_timed_is_no_refusal():
@@ -106,6 +123,8 @@ def test_promotion_refusal_and_rollback(recipe, tmp_path, mlflow_store):
     assert champion_of(NAME) == first
     assert version_tags(NAME, worse)["promotion.status"] == "refused"
     assert f"champion v{first}" in refused.results[-1].gate
+    judged_on = [version_tags(NAME, version)[EVALUATION_TAG] for version in (worse, first)]
+    assert [(found.data, found.run_id) for found in refused.evidence] == [("pairs", run_id) for run_id in judged_on]
 
     better = log_version(recipe, tmp_path, gain=1.5, champion=first)
     assert promote(recipe, NAME, better).promoted
@@ -284,6 +303,8 @@ def test_command_exit_codes(recipe, tmp_path, mlflow_store):
     assert refused.returncode == 3, refused.stderr
     assert "FAIL" in refused.stdout
     assert "PSNR-Y improvement over bicubic" in refused.stdout
+    run_id = version_tags(NAME, bad)[EVALUATION_TAG]
+    assert f"version {bad} was judged on pairs, evaluation run {run_id}" in refused.stdout
     accepted = run("--version", good, *settings)
     assert accepted.returncode == 0, accepted.stderr
     assert f"models:/{NAME}@champion" in accepted.stdout

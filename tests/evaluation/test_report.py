@@ -15,6 +15,7 @@ from degradations import build
 from degradations.words import describe_record
 from evaluation.pictures import choose_keys
 from evaluation.report import render_report
+from evaluation.report_figures import all_rows
 from evaluation.report_gallery import Picture
 from evaluation.strip_plot import MARGIN, WIDTH, strip_plot
 from evaluation.summary import rank_images, summarize
@@ -149,10 +150,36 @@ def test_other_methods_are_compared_on_what_they_restored():
     html = render_report(summary, rows, [], CONFIG)
     assert "has no usable output for 2 images" in html
     assert "Improvement over swinir" in html
-    assert "on 4 images" in html
+    mean, gain = (figures[part]["swinir"]["mean"] for part in ("methods", "improvement_over"))
+    assert f"swinir {mean:.2f} on 4 images" in html, "in the tile"
+    assert f'{mean:.2f}<br><span class="soft small">on 4 images</span></td>' in html, "in the table of means"
+    assert html.count("on 4 images") == 6, "of each metric, in the tile, beside the mean and the improvement"
     printer = Console(width=200, record=True, file=io.StringIO())
     printer.print(summary_table(summary))
-    assert "improvement over swinir" in printer.export_text()
+    text = printer.export_text()
+    assert "improvement over swinir" in text
+    assert f"{mean:.2f}" in text
+    assert f"{gain:+.2f}" in text
+    assert text.count("on 4 images") == 4
+
+
+def test_images_that_nobody_could_measure_are_not_laid_to_another_method():
+    rows = make_rows({"bicubic": 0.0, "swinir": 0.2, "model": 0.5}, num_images=6, failed=2)
+    missing = (rows["method"] == "swinir") & (rows["key"] == "image03")
+    rows.loc[missing, ["status", "error"]] = ["failed", "there is no image"]
+    summary = make_summary(rows, "1")
+    assert [item["key"] for item in summary["failed"]] == ["image00", "image01"]
+    assert [item["key"] for item in summary["failed_others"]["swinir"]] == ["image03"]
+    assert "has no usable output for 1 image;" in render_report(summary, rows, [], CONFIG)
+
+
+def test_an_image_without_a_value_of_bicubic_shows_no_difference():
+    rows = make_rows({"bicubic": 0.0, "model": 0.5}, num_images=3)
+    rows.loc[(rows["key"] == "image01") & (rows["method"] == "bicubic"), "ssim_y"] = np.nan
+    shown = {row["key"]: row["cells"] for row in all_rows(make_summary(rows, "1"), rows)}
+    value = rows[(rows["key"] == "image01") & (rows["method"] == "model")]["ssim_y"].item()
+    assert shown["image01"][1] == {"value": f"{value:.4f}", "change": ""}
+    assert shown["image00"][1]["change"]
 
 
 def test_worst_and_best_images_are_listed_by_metric_and_reference():

@@ -113,3 +113,21 @@ def test_a_double_click_looks_closer(page):
         for kind in ("mousePressed", "mouseReleased"):
             page.mouse(kind, x, y, clicks)
     assert page.screenshot()[int(top + 0.8 * height), int(left + 0.8 * width)].sum() > 700
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_long_names_stay_where_they_belong_and_keep_their_order(width, tmp_path):
+    name = "a_method_whose_name_is_" + "very_" * 6 + "long"
+    rows = make_rows({"bicubic": 0.0, name: 0.3, "model": 0.6}, num_images=2)
+    rows = rows.assign(key=rows["key"].map({"image00": "(0)", "image01": "_1."}))
+    html = render_report(make_summary(rows, "3"), rows, [], CONFIG).replace("<details>", "<details open>")
+    (tmp_path / "report.html").write_text(html)
+    leaves = "[...document.querySelectorAll('.pill')].some((p) => p.scrollWidth > p.clientWidth || \
+        p.getBoundingClientRect().right > p.closest('.tile, td').getBoundingClientRect().right)"
+    bracket = "(at) => { const range = document.createRange(), bdi = [...document.querySelectorAll('bdi')].find((e) => \
+        e.textContent === '(0)'); range.setStart(bdi.firstChild, at); range.setEnd(bdi.firstChild, at + 1); \
+        return range.getBoundingClientRect().left; }"
+    with Page(tmp_path / "profile", (tmp_path / "report.html").as_uri(), width=width) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert not page.evaluate(leaves)
+        assert page.evaluate(f"({bracket})(0) < ({bracket})(2)"), "the key reads from left to right"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.image_output import write_image
-from evaluation.restoration import RestoreOptions, restore
+from evaluation.image_output import losses, write_image
+from evaluation.restoration import RestoreOptions, plan, restore
+from evaluation.restore import main as restore_command
 from evaluation.restore_plan import plan_jobs
 from infra import storage
 from infra.errors import JobError, UsageError
@@ -148,7 +149,7 @@ def test_results_that_exist_are_kept_unless_told_otherwise(pixels, bundle, tmp_p
     (tmp_path / "out" / "a.png").write_bytes(b"mine")
     kept = restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
     assert (kept.restored, kept.skipped) == (0, 1)
-    assert kept.notes == (f"{tmp_path}/a.png: left out, {tmp_path}/out/a.png exists",)
+    assert kept.notes == (), "their number is told, and they may be thousands"
     assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
     replaced = restore(
         str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"), options=RestoreOptions(overwrite=True)
@@ -201,6 +202,46 @@ def test_results_within_the_folder_of_the_inputs_are_no_inputs(pattern, tmp_path
     assert plan_jobs([str(tmp_path / pattern)], str(out))[0] == first
 
 
+def test_an_out_around_the_inputs_or_the_folder_of_a_glob_drops_no_input(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    for item, out, target in (("photos", ".", "a.png"), ("photos/*.jpg", "photos", "photos/a.png"),
+                              ("ph*/*.jpg", "photos/x", "photos/x/a.png")):  # fmt: skip
+        assert [job.target for job in plan_jobs([item], out)[0]] == [target]
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"photos/a.png is an input; choose another --out"):
+        plan_jobs(["photos/*.png"], "photos")
+    with pytest.raises(UsageError, match=r"input \*/a.\?\?g: holds no image but those in out 'photos'"):
+        plan_jobs(["*/a.??g"], "photos")
+
+
+def test_an_image_named_twice_is_one_job(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "b.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    jobs, _ = plan_jobs(["photos/b.png", "./photos/b.png", str(tmp_path / "photos"), "photos/*"], "out")
+    assert [(job.source, job.target) for job in jobs] == [("photos/b.png", "out/b.png")]
+
+
+def test_a_folder_of_masks_may_hold_other_files(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "a.txt"):
+        (tmp_path / "masks" / name).write_bytes(b"")
+    ((job,), _) = plan_jobs([str(tmp_path / "a.jpg")], str(tmp_path / "out"), mask=str(tmp_path / "masks"))
+    assert job.mask == f"{tmp_path}/masks/a.png"
+
+
+def test_a_profile_of_gray_does_not_go_into_colour(tmp_path):
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    for is_gray, kept in ((True, None), (False, b"a profile")):
+        like = LoadedImage(rgb, is_gray=is_gray, icc_profile=b"a profile")
+        write_image(tmp_path / "image.webp", [rgb], (4, 4), like, "webp")
+        assert restored(tmp_path / "image.webp").info.get("icc_profile") == kept
+        assert ("the colour profile is left out, it is of gray and webp holds RGB" in losses(like, "webp")) is is_gray
+
+
 def test_inpainting_fills_the_mask_and_touches_nothing_else(pixels, tmp_path):
     tiny_restorer(scale=1, task="inpainting").save(tmp_path / "model")
     (tmp_path / "masks").mkdir()
@@ -233,8 +274,28 @@ def test_too_little_gpu_memory_is_one_clear_line(pixels, bundle, tmp_path, monke
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Restorer, "restore_rows", full)
-    with pytest.raises(JobError, match=r"a.png: the GPU's memory does not hold 1 tiles of 512 pixels; lower --batch"):
-        restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
+    outcome = restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
+    said = str(outcome.stopped)
+    assert f"{tmp_path}/a.png: the GPU's memory does not hold 1 tiles of 512 pixels; lower --batch" in said
+    assert (outcome.restored, outcome.failed) == (0, ())
+
+
+def test_a_result_that_cannot_be_written_hides_nothing_that_was_seen_before(pixels, bundle, tmp_path, capsys):
+    for name in ("b", "c/c", "d", "e"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "a.png").write_text("no image")
+    frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1])]
+    frames[0].save(tmp_path / "in" / "a.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "c").write_text("a file where a folder is to be")
+    target = f"{tmp_path}/out/c/c.png"
+    with pytest.raises(JobError, match=rf"in/c/c.png: {target}: cannot be written .*; images not tried: 2$"):
+        restore_command([str(tmp_path / "in")], str(bundle), str(tmp_path / "out"))
+    said = capsys.readouterr()
+    assert f"note: {tmp_path}/in/a.gif: only the first of 2 frames is used\n" in said.err
+    assert f"error: {tmp_path}/in/a.png: is not an image (or of a kind that is not supported)\n" in said.err
+    assert f"2 restored into {tmp_path}/out, 1 failed" in said.out
 
 
 def test_wrong_usage_is_one_clear_line(pixels, bundle, tmp_path, mlflow_store):
@@ -248,5 +309,8 @@ def test_wrong_usage_is_one_clear_line(pixels, bundle, tmp_path, mlflow_store):
         restore("models:/nobody/1", inputs, out)
     with pytest.raises(UsageError, match="does not exist; give image files"):
         restore(str(bundle), [str(tmp_path / "none.png")], out)
+    too_wide = RestoreOptions(tile_size=64, tile_overlap=60)
     with pytest.raises(UsageError, match="more than half of tile-size"):
-        restore(str(bundle), inputs, out, options=RestoreOptions(tile_size=64, tile_overlap=60))
+        restore(str(bundle), inputs, out, options=too_wide)
+    with pytest.raises(UsageError, match="more than half of tile-size"):
+        plan(inputs, out, None, too_wide)  # all that --dry-run does

@@ -126,6 +126,48 @@ def test_sixteen_bit_colour_of_other_formats(suffix, rng):
     np.testing.assert_array_equal(decode(data).rgb, deep)
 
 
+@pytest.mark.parametrize("maxval", [256, 1023, 4095, 65534])
+@pytest.mark.parametrize(("magic", "channels"), [("P5", 1), ("P6", 3), ("P2", 1), ("P3", 3)])
+def test_samples_of_pnm_files_are_scaled_by_what_stands_for_white(maxval, magic, channels, rng):
+    stored = rng.integers(0, maxval, (6, 5, channels), endpoint=True)
+    plain = " ".join(map(str, stored.ravel())).encode() + b"\n"
+    body = stored.astype(">u2").tobytes() if magic in ("P5", "P6") else plain
+    read = decode(f"{magic}\n5 6\n{maxval}\n".encode() + body)
+    assert read.is_gray == (channels == 1)
+    expected = np.broadcast_to(np.rint(stored * (65535 / maxval)).astype(np.uint16), (6, 5, 3))
+    np.testing.assert_array_equal(read.rgb, expected)
+
+
+def tiff(samples: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, metadata=None, **options)
+    return buffer.getvalue()
+
+
+def test_tags_of_a_deep_tiff_say_what_its_samples_mean(rng):
+    photo = random_image(rng, np.uint16, alpha=True)
+    white = decode(tiff(photo.rgb[..., 0], photometric="miniswhite"))
+    np.testing.assert_array_equal(white.rgb, np.repeat(65535 - photo.rgb[..., :1], 3, axis=2))
+    alpha = np.maximum(photo.alpha, 6000)
+    alpha[0, 0] = 0
+    multiplied = np.rint(photo.rgb * (alpha[..., None] / 65535)).astype(np.uint16)
+    read = decode(tiff(np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"]))
+    np.testing.assert_array_equal(read.alpha, alpha)
+    np.testing.assert_allclose(read.rgb[1:].astype(int), photo.rgb[1:], atol=6)
+    assert read.rgb[0, 0].tolist() == [0, 0, 0]
+    kept = decode(tiff(np.dstack([photo.rgb, alpha]), photometric="rgb", extrasamples=["unassalpha"]))
+    np.testing.assert_array_equal(kept.rgb, photo.rgb)
+
+
+def test_deep_tiffs_of_other_layouts_are_refused_by_name(rng):
+    rgb = random_image(rng, np.uint16).rgb
+    planes = tiff(np.moveaxis(rgb, 2, 0), photometric="rgb", planarconfig="separate")
+    with pytest.raises(ValueError, match="holds 16-bit colours plane by plane, which is not supported; store them"):
+        decode(planes)
+    with pytest.raises(ValueError, match="is 16-bit CMYK, which is not supported; convert it to RGB"):
+        decode(tiff(np.dstack([rgb, rgb[..., :1]]), photometric="separated"))
+
+
 def test_colour_profile_is_kept_in_the_colour_model_it_describes(rng):
     profile = b"a profile" * 20
     photo = Image.fromarray(random_image(rng, np.uint8).rgb)

@@ -297,14 +297,16 @@ def test_pyfunc(tmp_path):
     model.save(tmp_path / "sr")
     model.prepare()
     loaded = _load_pyfunc(str(tmp_path / "sr"))
-    images = np.stack([photo(6, 5, seed) for seed in range(2)])
-    restored = loaded.predict(images, params={"seed": 7})
-    assert np.array_equal(restored, np.stack([model(image, seed=7) for image in images]))
-    for wrong in (images.astype(np.float32), images[0], images[:0], images[..., :1]):
-        with pytest.raises(ValueError, match="model_input is"):
+    images = [photo(6, 5), photo(4, 9)]
+    restored = loaded.predict({"image": images}, params={"seed": 7})["image"]
+    for image, result in zip(images, restored, strict=True):
+        assert np.array_equal(result, model(image, seed=7))
+    for wrong in (np.stack(images[:1]), images):
+        with pytest.raises(ValueError, match=r"model_input is a .*; give a table with the column image: encoded"):
             loaded.predict(wrong)
 
     restorer(1, latent=False, cond_mask=True).save(tmp_path / "inpaint")
     inpainter = _load_pyfunc(str(tmp_path / "inpaint"))
-    mask = np.full((2, 6, 5, 1), 0, np.uint8)
-    assert np.array_equal(inpainter.predict(np.concatenate([images, mask], axis=3)), images)
+    masks = [np.zeros(image.shape[:2], np.uint8) for image in images]
+    for image, kept in zip(images, inpainter.predict({"image": images, "mask": masks})["image"], strict=True):
+        assert np.array_equal(kept, image)
