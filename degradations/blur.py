@@ -120,9 +120,8 @@ def _folded_svd(kernel: NDArray[np.float64], sign: int) -> tuple[NDArray, NDArra
         right = vectors / fold
         return np.concatenate([sign * right[:, :0:-1], right], axis=1)
 
-    if (
-        sign == -1
-    ):  # an odd filter is 0 at its centre, and so is the quadrant's first row and column: drop that null term
+    # An odd filter is 0 at its centre, and so is the quadrant's first row and column: that null term is dropped.
+    if sign == -1:
         u, s, vt = u[:, :-1], s[:-1], vt[:-1]
     return unfolded(u.T), s, unfolded(vt)
 

@@ -13,6 +13,7 @@ from degradations import build
 from degradations.builder import parse_section
 from degradations.degradation import MIN_LQ_SIDE
 from degradations.paired import PairedSection
+from degradations.record import RECORD_VERSION
 from infra.errors import UsageError
 from infra.recipe import Recipe, digest
 from pipelines.codec import CODEC
@@ -88,6 +89,7 @@ def plan_pairs(recipe: Recipe, source: str, out: str) -> PlannedDataset:
         "task": recipe.task,
         "scale": recipe.scale,
         "degradation": degradation,
+        "record_version": RECORD_VERSION,
         "shards": shards.model_dump(mode="json", exclude={"max_reject_rate"}),
         "source": {"digest": listed.digest, "num_images": listed.num_images},
         "codec": CODEC,
