@@ -166,5 +166,7 @@ def _read_plan(out: str) -> dict[str, Any] | None:
         return dict(storage.read_json(storage.join(out, PLAN_FILE)))
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise UsageError(f"out '{out}': is a file or lies below one; choose another --out") from error
+    except JobError as error:
+        if isinstance(error.__cause__, NotADirectoryError):
+            raise UsageError(f"out '{out}': is a file or lies below one; choose another --out") from error
+        raise
