@@ -38,7 +38,7 @@ def local_autoencoder(config: AutoencoderConfig, cache: Path) -> Path:
         raise UsageError(
             "autoencoder.network: is null, this recipe works in pixel space; train on the pair shards as they are"
         )
-    if config.weights is None:
+    if not config.weights:
         raise UsageError(
             "autoencoder.weights: is not set; train one with training/train_autoencoder.py and pass "
             "autoencoder.weights=ITS_OUT"

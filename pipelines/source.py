@@ -25,7 +25,7 @@ from braceexpand import braceexpand
 from infra import storage
 from infra.errors import UsageError
 from infra.progress import progress
-from pipelines.source_lists import LIST_SUFFIXES, read_list
+from pipelines.source_lists import LIST_SUFFIXES, check_urls, read_list
 from pipelines.source_tars import TarMember, index_tar
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -238,19 +238,8 @@ def _list(uri: str) -> Source:
         return _tars(uri, [below(folder, name) for name in images.to_pylist()])
     if tars:
         raise UsageError(f"source '{uri}': names images and {tars} tars; make two lists of it")
-    _check_urls(images)
+    check_urls(images)
     return Source(uri, names.digest, images, storage.absolute(folder), _repeated(images))
-
-
-def _check_urls(names: pa.LargeStringArray) -> None:
-    """Raise UsageError for rows that are neither paths nor URLs that can be read."""
-    for scheme in pc.unique(pc.extract_regex(names, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
-        if scheme:
-            first = names.filter(pc.starts_with(names, scheme))[0].as_py()
-            storage.is_s3(first)  # raises for a scheme that is not supported
-    slips = pc.and_not(pc.match_substring_regex(names, "^(?i:s3):"), pc.match_substring_regex(names, "^s3://[^/]"))
-    for name in names.filter(slips).slice(0, 1).to_pylist():
-        storage.is_s3(name)  # raises for s3://, s3:/bucket and the like
 
 
 def _repeated(names: pa.LargeStringArray) -> dict[int, Fault]:

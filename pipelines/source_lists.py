@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra import storage
@@ -20,6 +21,17 @@ def read_list(uri: str) -> Iterator[str]:
         yield from _read_parquet(uri) if uri.lower().endswith(".parquet") else _read_text(uri)
     except OSError as error:  # of Parquet, a page that is damaged, too
         raise UsageError(f"source '{uri}': cannot be read ({_told(error)}); mend or remove it") from error
+
+
+def check_urls(names: pa.LargeStringArray) -> None:
+    """Raise UsageError for rows that are neither paths nor URLs that can be read."""
+    for scheme in pc.unique(pc.extract_regex(names, r"^(?P<scheme>[^/]*://)").field(0)).to_pylist():
+        if scheme:
+            first = names.filter(pc.starts_with(names, scheme))[0].as_py()
+            storage.is_s3(first)  # raises for a scheme that is not supported
+    slips = pc.and_not(pc.match_substring_regex(names, "^(?i:s3):"), pc.match_substring_regex(names, "^s3://[^/]"))
+    for name in names.filter(slips).slice(0, 1).to_pylist():
+        storage.is_s3(name)  # raises for s3://, s3:/bucket and the like
 
 
 def _read_text(uri: str) -> Iterator[str]:

@@ -174,6 +174,7 @@ def test_other_weights_are_refused(stages, tmp_path):
     ("overrides", "expected"),
     [
         (["autoencoder.weights=null"], r"autoencoder\.weights: is not set"),
+        (["autoencoder.weights=''"], r"autoencoder\.weights: is not set"),
         (["autoencoder.weights=/nowhere"], r"no autoencoder\.json there"),
         (["autoencoder.network=null"], "works in pixel space"),
         (["autoencoder.network.ch=64"], "another network"),
