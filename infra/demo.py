@@ -107,7 +107,7 @@ def split_photos(source: str | None, folder: Path) -> tuple[tuple[Path, int], tu
     """((source of training photos, how many), (source of held-out photos, how many)), the same at every call.
 
     Without `source`, photos that scikit-image ships are laid into folders; a folder of one's own is split by lists, a
-    tenth held out, chosen by a hash of the name. Raises UsageError if there are fewer than two photos.
+    tenth held out, two of them where there are three, chosen by a hash of the name. Raises UsageError if there are fewer than two photos.
     """
     if source is None:
         return (
@@ -120,7 +120,7 @@ def split_photos(source: str | None, folder: Path) -> tuple[tuple[Path, int], tu
     if len(photos) < 2:
         raise UsageError(f"SOURCE '{source}': holds {len(photos)} photos; at least 2 are needed, one is held out")
     by_hash = sorted(photos, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    held_out = set(by_hash[: max(1, len(photos) // 10)])
+    held_out = set(by_hash[: max(min(2, len(photos) - 1), len(photos) // 10)])
     folder.mkdir(parents=True, exist_ok=True)
     choices: list[tuple[str, Callable[[Path], bool]]] = [
         ("training.txt", lambda path: path not in held_out),

@@ -107,9 +107,9 @@ def test_a_whole_object_is_read_into_one_buffer(s3):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(
-        storage_s3_client, "LATER", storage_s3_client.LATER.merge(Config(connect_timeout=0.5, read_timeout=0.5))
+        storage_s3_client, "LATER", storage_s3_client.LATER.merge(Config(connect_timeout=1, read_timeout=1))
     )
-    monkeypatch.setattr(storage_s3_client, "PATIENCE_SECONDS", 0.7)
+    monkeypatch.setattr(storage_s3_client, "PATIENCE_SECONDS", 1.4)
 
 
 @pytest.mark.parametrize("payload", [b"small", PAYLOAD])
@@ -118,7 +118,7 @@ def test_a_store_that_falls_silent_is_given_up(payload, proxy, s3, impatient):
     storage.write_bytes(storage.join(s3, "first"), b"1")
     with pytest.raises(storage_s3_client.Unreachable, match=r"cannot be used \((ReadTimeout|ConnectionClosed)Error\)"):
         write_into_silence(storage.join(s3, "second"), payload, proxy)
-    assert time.monotonic() - proxy.since < 4
+    assert time.monotonic() - proxy.since < 12
 
 
 def write_into_silence(url: str, payload: bytes, proxy: Proxy) -> None:
@@ -135,14 +135,14 @@ def test_a_body_that_falls_silent_is_given_up(proxy, s3, impatient):
         proxy.silent, start = True, time.monotonic()
         with pytest.raises(storage_s3_client.Unreachable):
             stream.read()
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 12
 
 
 def test_a_store_that_is_silent_for_a_moment_is_waited_for(proxy, s3, impatient):
     url = storage.join(s3, "first")
     storage.write_bytes(url, b"1")
     proxy.silent = True
-    threading.Timer(0.6, lambda: setattr(proxy, "silent", False)).start()
+    threading.Timer(1.2, lambda: setattr(proxy, "silent", False)).start()
     assert storage.read_bytes(url) == b"1"
 
 
