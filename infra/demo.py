@@ -107,7 +107,8 @@ def split_photos(source: str | None, folder: Path) -> tuple[tuple[Path, int], tu
     """((source of training photos, how many), (source of held-out photos, how many)), the same at every call.
 
     Without `source`, photos that scikit-image ships are laid into folders; a folder of one's own is split by lists, a
-    tenth held out, two of them where there are three, chosen by a hash of the name. Raises UsageError if there are fewer than two photos.
+    tenth held out, two of them where there are three, chosen by a hash of the name. Raises UsageError if there are
+    fewer than two photos.
     """
     if source is None:
         return (
