@@ -1,6 +1,7 @@
 """evaluate, end to end on small models: rows, resumption, other methods, the champion, and the spread of work."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,7 @@ def test_a_version_is_on_record_and_an_evaluation_goes_on(
     # Resuming: the rows of a shard that is done are kept, a missing one is made again, the run is continued.
     done = sorted(finished_shards(str(out)))
     assert len(done) == 3
-    kept, gone = (out / rows_url("", name) for name in done[:2])
+    kept, gone = (Path(rows_url(str(out), name)) for name in done[:2])
     before = kept.stat().st_mtime_ns
     gone.unlink()
     shutil.rmtree(out / "restored")  # somebody needed the space: the figures stay, pictures are what is made again
