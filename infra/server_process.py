@@ -106,9 +106,12 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A free port from 20000 up whose gRPC sibling (port + 10000, which SeaweedFS takes as well) is free, too."""
+    """A free port from 20000 to 29999 whose gRPC sibling (port + 10000, which SeaweedFS takes as well) is free, too.
+
+    No port is the sibling of another.
+    """
     while True:
-        port = SystemRandom().randrange(20000, 32000)  # below the ports that the system hands out by itself
+        port = SystemRandom().randrange(20000, 30000)
         try:
             for candidate in (port, port + 10000):
                 with socket.socket() as probe:

@@ -50,8 +50,11 @@ def s3_server(
 
 
 def s3_ports() -> dict[str, int]:
-    """Free ports for one SeaweedFS."""
-    return {name: free_port() for name in S3_PORTS}
+    """Free ports for one SeaweedFS, all different."""
+    ports: set[int] = set()
+    while len(ports) < len(S3_PORTS):
+        ports.add(free_port())
+    return dict(zip(S3_PORTS, ports, strict=True))
 
 
 @contextmanager
