@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from evaluation.rows import decode_rows
 from infra.errors import JobError
-from infra.tracking import connect, tracking_errors
+from infra.tracking import connect, download, tracking_errors
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # three small files need none
 
@@ -87,9 +86,7 @@ def load_evaluation(run_id: str) -> LoggedEvaluation:
     try:
         with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:
             summary, rows = (
-                Path(
-                    mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
-                ).read_bytes()
+                download(Path(folder), run_id=run_id, artifact_path=name).read_bytes()
                 for name in (SUMMARY_ARTIFACT, ROWS_ARTIFACT)
             )
         return LoggedEvaluation(run_id, json.loads(summary), decode_rows(rows))

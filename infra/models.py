@@ -24,7 +24,7 @@ from PIL import Image
 
 from infra import storage
 from infra.errors import UsageError
-from infra.tracking import connect, tracking_errors, tracking_uri
+from infra.tracking import connect, download, tracking_errors, tracking_uri
 
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for a wrong name or version
 EXAMPLE_SIDE = 16  # pixels; small, because MLflow tries the example when a model is logged
@@ -66,7 +66,7 @@ def fetch(uri: str) -> Path:
     """
     if uri.startswith(("models:/", "runs:/")):
         return _fetch_from_mlflow(uri)
-    folder = storage.local_folder(uri, _place_for_a_copy()) if storage.is_s3(uri) else Path(uri)
+    folder = storage.local_folder(uri, Path(tempfile.mkdtemp(dir=_copies().name))) if storage.is_s3(uri) else Path(uri)
     if not (folder / "model.json").is_file():
         raise UsageError(
             f"model '{uri}': no model bundle there (model.json is missing); give the folder a training run wrote "
@@ -124,12 +124,10 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _fetch_from_mlflow(uri: str) -> Path:
-    import mlflow
-
     connect()
     version_of(uri)  # its error says which names and versions there are
     try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(_place_for_a_copy())))
+        local = download(Path(_copies().name), artifact_uri=uri)
     except MlflowException as error:
         if error.error_code not in NOT_THERE:
             with tracking_errors():
@@ -139,10 +137,6 @@ def _fetch_from_mlflow(uri: str) -> Path:
     if not found:
         raise UsageError(f"model '{uri}' holds no model bundle; it was not registered by training/train.py")
     return found[0].parent
-
-
-def _place_for_a_copy() -> Path:
-    return Path(tempfile.mkdtemp(dir=_copies().name))
 
 
 @cache

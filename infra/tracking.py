@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -118,6 +119,19 @@ def start_run(
         raise
     with tracking_errors():
         mlflow.end_run()
+
+
+def download(folder: Path, **artifacts: str) -> Path:
+    """The place on this machine of what `mlflow.artifacts.download_artifacts` takes.
+
+    What a local store holds is left where it is. MLflow copies all else into a temporary folder that it never removes:
+    here that is one in `folder`.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(**artifacts))
+    finally:
+        tempfile.tempdir = before
 
 
 def _make_sure_of(experiment: str) -> None:

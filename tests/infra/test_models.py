@@ -1,5 +1,7 @@
 """A bundle becomes a registered pyfunc version and comes back by every kind of URI."""
 
+import tempfile
+
 import mlflow
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from infra import tracking
 from infra.errors import JobError, UsageError
 from infra.models import fetch, register, version_of
 from infra.server_process import free_port
-from infra.tracking import start_run
+from infra.tracking import download, start_run
 from resshift.restorer import Restorer
 from resshift.schedule import EtaSchedule
 from resshift.swin_unet import SwinUNet
@@ -93,3 +95,13 @@ def test_a_run_goes_on_after_a_resume(mlflow_store):
     assert resumed.info.run_id == run.info.run_id
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert [metric.value for metric in history] == [1.0, 0.5]
+
+
+def test_what_a_local_store_holds_is_not_copied_and_a_copy_goes_with_its_folder(bundle, mlflow_store, tmp_path):
+    with start_run("tests", "a run") as run:
+        register(bundle, "tiny", run_id=run.info.run_id)
+    place = tmp_path / "copies"
+    place.mkdir()
+    assert tmp_path / "mlartifacts" in download(place, artifact_uri="models:/tiny/1").parents
+    assert not list(place.iterdir())
+    assert tempfile.gettempdir() != str(place)
