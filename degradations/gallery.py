@@ -83,7 +83,7 @@ def _recipe(name: str, *above: str) -> dict[str, Any]:
 
 
 def _merged(beneath: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings key by key, everything else replaced."""
+    """As recipes that extend others are: mappings key by key, tables of probabilities too; everything else replaced."""
     merged = dict(beneath)
     for key, value in above.items():
         old = merged.get(key)
