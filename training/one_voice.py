@@ -48,7 +48,12 @@ def one_voice() -> Iterator[None]:
 
 
 class _FailureChannel:
-    """The store, as far as failing and finishing go. It lives in the main process, or in torchrun."""
+    """The store, as far as failing and finishing go. It lives in the main process, or in torchrun.
+
+    Whoever keeps the store waits for the answers of the others and is gone then. So the answer is the last thing that a
+    process asks of the store, in both of its threads: another question could meet a store that has closed, of which
+    torch writes a stack trace.
+    """
 
     def __init__(self, processes: Processes, store: dist.Store) -> None:
         self.processes, self.store = processes, dist.PrefixStore("one-voice", store)
@@ -63,8 +68,7 @@ class _FailureChannel:
         self.closed.set()  # from here on this process leaves by itself
         said = False
         try:
-            own = str(self.processes.rank)
-            if self.code is None and self.store.compare_set(CLAIM, "", own).decode() == own:
+            if self._claim():
                 explain(error)
                 said = True
                 self._announce(FAILED, str(code))
@@ -81,6 +85,8 @@ class _FailureChannel:
             self._announce(FINISHED, "")
         else:
             self._wait_for(FINISHED, LONGEST_EXPORT_SECONDS)
+            if self.code is not None:
+                sys.exit(self.code)
 
     def watch(self) -> None:
         """Leave, from whatever this process is in, a while after another has failed."""
@@ -93,6 +99,12 @@ class _FailureChannel:
                 if not self.closed.wait(GRACE_SECONDS):
                     os._exit(EXIT_FAILED if self.code is None else self.code)
                 return
+
+    def _claim(self) -> bool:
+        """Whether this process is the first to fail."""
+        own = str(self.processes.rank)
+        with self._lock:
+            return FAILED not in self._known and self.store.compare_set(CLAIM, "", own).decode() == own
 
     def _announce(self, key: str, value: str) -> None:
         """Let all processes know, and wait until they do, but not for one that is gone."""
@@ -107,22 +119,27 @@ class _FailureChannel:
             self.store.set(OVER, "")
 
     def _wait_for(self, key: str, seconds: float) -> bool:
-        """Wait until another process tells `key`."""
+        """Wait until another process tells `key`; False if it does not in time, or not any more."""
         deadline = time.monotonic() + seconds
         while not self._is_announced(key):
-            if time.monotonic() > deadline:
+            if self._has_answered() or time.monotonic() > deadline:
                 return False
             time.sleep(POLL_SECONDS / 4)
         return True
 
+    def _has_answered(self) -> bool:
+        """Whether the store may be closing, because this process has told whoever keeps it that it knows."""
+        return bool(self._known) and not self.processes.is_main
+
     def _is_announced(self, key: str) -> bool:
-        if not self.store.check([key]):
-            return False
         with self._lock:
-            if key not in self._known:
-                self._known.add(key)
-                if key == FAILED:
-                    self.code = int(self.store.get(key))
-                # Not a counter: that would wait for an answer from a store that may close as soon as it has counted.
-                self.store.set(f"{key}-{self.processes.rank}", "")
-        return True
+            if key in self._known:
+                return True
+            if self._has_answered() or not self.store.check([key]):
+                return False
+            self._known.add(key)
+            if key == FAILED:
+                self.code = int(self.store.get(key))
+            # Not a counter: that would wait for an answer from a store that may close as soon as it has counted.
+            self.store.set(f"{key}-{self.processes.rank}", "")
+            return True

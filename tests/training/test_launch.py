@@ -42,8 +42,11 @@ def srun_environment(rank: int, ranks: int = 2, **more: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def error_lines(started) -> list[str]:
-    return [line for rank in started for line in rank.stderr.splitlines()]
+def the_only_line(started) -> str:
+    """What all ranks together wrote to stderr."""
+    lines = [f"rank {number}: {line}" for number, rank in enumerate(started) for line in rank.stderr.splitlines()]
+    assert len(lines) == 1, "\n".join(lines)
+    return lines[0].partition(": ")[2]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_processes_that_disagree_stop_at_the_start(options, tmp_path):
     extra = {0: ["training.seed=5"], 1: ["training.seed=6", "denoiser.dropout=0.2"]}
     started = start("train", [*options, tmp_path / "out"], tmp_path, ranks=2, extra=extra)
     assert wait(started) == [2, 2]
-    (line,) = error_lines(started)
+    line = the_only_line(started)
     assert "process 1 on " in line
     assert "(recipe.denoiser.dropout: 0.1 -> 0.2; recipe.training.seed: 5 -> 6); give all the same arguments" in line
     assert not (tmp_path / "out").exists()
@@ -139,7 +142,7 @@ def test_processes_that_disagree_stop_at_the_start(options, tmp_path):
 def test_another_version_of_the_code_on_one_node_stops_at_the_start(options, tmp_path):
     started = start("train", [*options, tmp_path / "out"], tmp_path, ranks=2, fates={1: Fate("other code", 0)})
     assert wait(started) == [2, 2]
-    (line,) = error_lines(started)
+    line = the_only_line(started)
     assert f'(code: "{code_version()}" -> "0.0.1 (another)"); give all the same arguments' in line
 
 
@@ -149,7 +152,7 @@ def test_a_dataset_that_differs_on_one_node_stops_at_the_start(recipe_file, late
     extra = {0: ["--data", latents], 1: ["--data", other]}
     started = start("train", arguments, tmp_path, ranks=2, extra=extra)
     assert wait(started) == [2, 2]
-    (line,) = error_lines(started)
+    line = the_only_line(started)
     assert "(recipe.dataset: " in line
 
 
@@ -160,7 +163,7 @@ def test_an_out_folder_that_nodes_do_not_share_is_refused(options, tmp_path):
         nodes.append(srun_environment(rank, MASTER_PORT=port, PWD=str(tmp_path / str(rank))))
     started = start("train", [*options, "out"], tmp_path, environments=nodes)
     assert wait(started) == [2, 2]
-    (line,) = error_lines(started)
+    line = the_only_line(started)
     assert "--out out: is another folder on " in line
     assert list((tmp_path / "0" / "out").iterdir()) == []
 
@@ -179,7 +182,7 @@ def test_what_does_not_fit_is_said_once_by_two_ranks(options, tmp_path, trained,
     shutil.copytree(trained, out)
     started = start("train", [*options, out, "training.micro_batch_size=1", override], tmp_path, ranks=2)
     assert wait(started) == [code, code]
-    (line,) = error_lines(started)
+    line = the_only_line(started)
     assert line.startswith("error: ")
     assert expected in line
 
@@ -189,7 +192,7 @@ def test_too_few_shards_are_said_once(recipe_file, tmp_path):
     arguments = ["--recipe", recipe_file, "--out", tmp_path / "out", "--data"]
     started = start("train", [*arguments, single], tmp_path, ranks=2)
     assert wait(started) == [2, 2]
-    (line,) = error_lines(started)
+    line = the_only_line(started)
     assert "1 shards are too few for 2 processes" in line
 
 
