@@ -11,7 +11,6 @@ and deleted first. A marker whose files are not all there in full size counts as
 No random state is kept: data order, noise, timesteps, crops and dropout follow from seed, step and place in the batch.
 """
 
-import math
 import os
 import shutil
 import sys
@@ -33,8 +32,10 @@ from training.saved import (
     MARKER,
     UNFINISHED,
     Saved,
+    best_of,
     drop,
     drop_unmarked,
+    quality,
     refuse_another_recipe,
     refuse_fewer_steps,
     whole_checkpoints,
@@ -43,9 +44,6 @@ from training.tensor_file import read_tree, write_tree
 
 STATE = "state.safetensors"
 WEIGHTS = "weights.safetensors"
-
-# metric -> whether more of it is better
-METRICS = {"lpips_alex": False, "psnr_y": True}
 
 
 class Checkpoints:
@@ -83,8 +81,9 @@ class Checkpoints:
         answer = False
         with all_or_none(self.processes):
             if self.processes.is_main:
-                best = self._best(whole_checkpoints(self.url))
-                answer = best is None or self._quality(figure) > self._quality(best.figure(self.metric))
+                best = best_of(whole_checkpoints(self.url), self.metric)
+                known = None if best is None else best.figure(self.metric)
+                answer = best is None or quality(figure, self.metric) > quality(known, self.metric)
         return bool(from_main(self.processes, answer))
 
     def save(
@@ -179,20 +178,10 @@ class Checkpoints:
         self._prune(whole_checkpoints(self.url))
 
     def _prune(self, whole: list[Saved]) -> None:
-        best = self._best(whole)
+        best = best_of(whole, self.metric)
         for old in whole[: -self.keep]:
             if best is None or old.step != best.step:
                 drop(old)
-
-    def _best(self, whole: list[Saved]) -> Saved | None:
-        validated = [saved for saved in whole if saved.figure(self.metric) is not None]
-        return max(validated, key=lambda saved: self._quality(saved.figure(self.metric)), default=None)
-
-    def _quality(self, figure: float | None) -> float:
-        """More is better; NaN, which an untrained network may score, is worst."""
-        if figure is None or math.isnan(figure):
-            return -math.inf
-        return figure if METRICS[self.metric] else -figure
 
     def _clear_unfinished(self) -> None:
         if storage.is_s3(self.url):

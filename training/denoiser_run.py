@@ -1,15 +1,13 @@
 """A denoiser run from start to end: check, train, export a bundle, register the model version."""
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from infra import storage
-from infra.models import register
 from infra.recipe import Recipe
 from resshift.swin_unet import SwinUNet
 from training.agreement import agree
+from training.denoiser_export import publish
 from training.denoiser_task import DenoiserTask, open_task
 from training.denoiser_trainer import train_denoiser
 from training.engine import join_processes, plan_batches
@@ -76,21 +74,6 @@ def _export(task: DenoiserTask, denoiser: SwinUNet, out: str, tracker: Tracker) 
     assert tracker.run_id is not None, "the main process has a run"
     tracker.deliver()
     bundle = storage.join(out, MODEL_FOLDER)
-    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
-        folder = Path(scratch, MODEL_FOLDER)
-        task.restorer(denoiser.to("cpu")).save(folder)
-        (folder / "recipe.json").write_text(json.dumps({**task.recipe.raw, **task.resolved}, indent=2) + "\n")
-        for file in sorted(folder.rglob("*")):
-            storage.upload(file, storage.join(bundle, *file.relative_to(folder).parts))
-        tags = {"dataset.digest": task.dataset.digest, "step": str(task.config.num_steps)}
-        version = register(folder, task.recipe.name, run_id=tracker.run_id, tags=tags)
-    registered = {
-        "model": task.recipe.name,
-        "version": version,
-        "uri": f"models:/{task.recipe.name}/{version}",
-        "bundle": bundle,
-        "run_id": tracker.run_id,
-        "identity": _identity(task),
-    }
-    storage.write_json(storage.join(out, REGISTERED), registered)
-    return f"registered: {task.recipe.name} version {version} ({bundle})"
+    registered = publish(task, denoiser, bundle, task.config.num_steps, tracker.run_id)
+    storage.write_json(storage.join(out, REGISTERED), {**registered, "identity": _identity(task)})
+    return f"registered: {registered['model']} version {registered['version']} ({bundle})"

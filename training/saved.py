@@ -1,8 +1,9 @@
 """Checkpoints that lie there: which are whole, whether they belong to this recipe, and dropping them."""
 
 import json
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from infra.recipe import difference
 FORMAT = 3
 MARKER = "COMPLETE.json"
 UNFINISHED = ".tmp-"
+
+# metric -> whether more of it is better
+METRICS = {"lpips_alex": False, "psnr_y": True}
 
 # A run may go on with other values of these: they change when it stops, what it keeps and reports, and how the same
 # arithmetic is laid out over processes and memory, but not what is learned from a step. `num_steps` is one of them so
@@ -71,6 +75,19 @@ def whole_checkpoints(url: str, tell: Callable[[str], None] = lambda line: None)
         else:
             found.append(saved)
     return sorted(found, key=lambda saved: saved.step)
+
+
+def quality(figure: float | None, metric: str) -> float:
+    """A validation figure as a number of which more is better; NaN, which an untrained network may score, is worst."""
+    if figure is None or math.isnan(figure):
+        return -math.inf
+    return figure if METRICS[metric] else -figure
+
+
+def best_of(whole: Sequence[Saved], metric: str) -> Saved | None:
+    """The best of these in validation by `metric`, None if none of them was validated by it."""
+    validated = [saved for saved in whole if saved.figure(metric) is not None]
+    return max(validated, key=lambda saved: quality(saved.figure(metric), metric), default=None)
 
 
 def refuse_another_recipe(saved: Saved, recipe: Mapping[str, Any]) -> None:
