@@ -89,6 +89,7 @@ def test_what_is_not_there_is_named(latents, trained, which, changes, expected):
     assert len(MlflowClient().search_model_versions("name='toy'")) == 1
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_checkpoint_from_s3_and_says_where_there_is_none(latents, recipe_file, tmp_path, s3):
     out = f"{s3}/run"
     options = ["--recipe", recipe_file, "--data", latents, "--out"]
