@@ -24,6 +24,8 @@ from infra import storage
 from infra.errors import JobError
 from resshift.image_files import encode_png
 from resshift.images import image_to_tensor, tensor_to_image, upscale_lq
+from resshift.memory import MEMORY_ERRORS, is_out_of_memory
+from resshift.precision import use_exact_float32
 from resshift.restorer import Restorer
 
 
@@ -84,6 +86,7 @@ class Evaluator:
     """Holds the models and the metrics of one worker. `restorers`: method name -> Restorer."""
 
     def __init__(self, job: EvaluationJob, restorers: Mapping[str, Restorer], device: str) -> None:
+        use_exact_float32()
         self.job, self.restorers = job, restorers
         for restorer in restorers.values():
             restorer.tile_size, restorer.tile_overlap = job.tile_size, job.tile_overlap
@@ -143,8 +146,8 @@ class Evaluator:
             images = restorer.restore_images([pair.lq for pair in pairs], seeds, masks)
         except ValueError as error:
             return [Outcome(error=" ".join(str(error).split()))] * len(pairs)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(pairs) from error
+        except MEMORY_ERRORS as error:
+            raise self._out_of_memory(pairs, error) from error
         seconds = (time.perf_counter() - started) / len(pairs)
         return [Outcome(image, seconds) for image in images]
 
@@ -166,13 +169,15 @@ class Evaluator:
             row |= {"seconds": outcome.seconds, "device": self.device_words}
         try:
             return row | {"status": OK, **self.meter.measure(outcome.image, pair.hq)}
-        except torch.OutOfMemoryError as error:  # LPIPS looks at the whole image at once
-            raise self._out_of_memory([pair]) from error
+        except MEMORY_ERRORS as error:  # LPIPS looks at the whole image at once
+            raise self._out_of_memory([pair], error) from error
 
-    def _out_of_memory(self, pairs: Sequence[Pair]) -> JobError:
+    def _out_of_memory(self, pairs: Sequence[Pair], error: BaseException) -> JobError:
+        if not is_out_of_memory(error):
+            raise error
         height, width = pairs[0].hq.shape[:2]
         return JobError(
-            f"image {pairs[0].key}: the GPU's memory does not hold {len(pairs)} of {width}x{height} pixels; lower "
+            f"image {pairs[0].key}: memory does not hold {len(pairs)} of {width}x{height} pixels; lower "
             f"evaluation.batch_size ({self.job.batch_size}) or evaluation.tile_size ({self.job.tile_size}), or leave "
             "lpips_alex and lpips_vgg out of evaluation.metrics, and run the same command again"
         )

@@ -15,10 +15,10 @@ from infra.errors import JobError, UsageError
 from infra.models import fetch
 from infra.progress import Bar, progress
 from resshift.image_files import LoadedImage, decode, decode_mask, write_png
-from resshift.precision import PRECISIONS
+from resshift.memory import MEMORY_ERRORS, is_out_of_memory
+from resshift.precision import PRECISIONS, use_exact_float32
 from resshift.restorer import Restorer
-
-TILES_AT_ONCE = {"cuda": 4, "cpu": 1}  # a CPU gains nothing from more
+from resshift.tiling import TILES_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def plan(inputs: Sequence[str], out: str, mask: str | None, options: RestoreOpti
 
 def load_restorer(model: str, options: RestoreOptions) -> Restorer:
     """The restorer at a model URI, on the GPU if there is one. Raises UsageError if it does not exist or fit."""
+    use_exact_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         restorer = Restorer.load(fetch(model), device).prepare(options.precision)
@@ -107,7 +108,9 @@ def _restore_all(restorer: Restorer, jobs: Sequence[Job], options: RestoreOption
             try:
                 notes += [f"{job.source}: {note}" for note in _restore_one(restorer, job, options, bar)]
                 restored += 1
-            except (JobError, torch.OutOfMemoryError) as error:
+            except (JobError, *MEMORY_ERRORS) as error:
+                if not (isinstance(error, JobError) or is_out_of_memory(error)):
+                    raise
                 untried = len(jobs) - restored - len(failed) - 1
                 why = _why_stopped(error, restorer.batch_size, options.tile_size)
                 stopped = JobError(f"{job.source}: {why}; images not tried: {untried}")
@@ -123,7 +126,7 @@ def _why_stopped(error: Exception, batch_size: int, tile_size: int) -> str:
     if isinstance(error, JobError):
         return _one_line(error)
     return (
-        f"the GPU's memory does not hold {batch_size} tiles of {tile_size} pixels; lower --batch-size or --tile-size "
+        f"memory does not hold {batch_size} tiles of {tile_size} pixels; lower --batch-size or --tile-size "
         "and run the same command again"
     )
 
@@ -135,7 +138,7 @@ def _one_line(error: Exception) -> str:
 def _restore_one(restorer: Restorer, job: Job, options: RestoreOptions, bar: Bar) -> tuple[str, ...]:
     """Restore one image, writing its result as its rows are done; returns notes. Raises ValueError or OSError.
 
-    JobError and torch.OutOfMemoryError are no fault of the image.
+    JobError and MEMORY_ERRORS are no fault of the image.
     """
     image = decode(storage.read_bytes(job.source))
     mask = None if job.mask is None else _read_mask(job.mask, image)

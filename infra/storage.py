@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from infra.errors import JobError, UsageError
+from infra.storage_disk import TEMPORARY as TEMPORARY
 from infra.storage_disk import DiskWriter, clear_temporaries, list_folder, read_errors
 from infra.storage_s3 import COPY_BYTES, S3Reader, S3Writer, abort_uploads
 from infra.storage_s3_client import Unreachable as Unreachable
@@ -222,11 +224,18 @@ def delete(url: str) -> None:
 def clear_unfinished(url: str) -> int:
     """Remove what killed writers left below a folder or prefix; returns how many pieces.
 
-    A writer that is still at work there loses what it wrote and gets a JobError: call it when all there is done.
+    A writer that is still at work there loses what it wrote and gets a JobError: call it when all there is done. Some
+    stores do not let everyone list unfinished uploads; a note says so then.
     """
-    if is_s3(url):
+    if not is_s3(url):
+        return clear_temporaries(_path(url))
+    try:
         return abort_uploads(url.rstrip("/") + "/")
-    return clear_temporaries(_path(url))
+    except Unreachable:
+        raise
+    except JobError as error:
+        print(f"note: unfinished uploads of killed jobs, if any, are still there ({error})", file=sys.stderr)
+        return 0
 
 
 def local_folder(url: str, cache: Path) -> Path:

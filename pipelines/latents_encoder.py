@@ -16,6 +16,7 @@ from torch import Tensor
 from infra import storage
 from pipelines.autoencoder import AUTOENCODER_FILES, AutoencoderConfig
 from resshift.images import upscale_lq
+from resshift.precision import use_exact_float32
 from resshift.weights import load_vqgan
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,7 +39,7 @@ class Encoder:
         self.dtype = AUTOCAST[config.precision]
         torch.set_num_threads(1)  # sums in another order for another number of threads would be other bytes
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
+        use_exact_float32()
         # Tensor cores want channels_last; on a CPU it makes GroupNorm many times slower.
         self.layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         with tempfile.TemporaryDirectory(prefix="autoencoder-") as cache:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayTaskError
 
 from infra.cluster import check_start
 from infra.errors import JobError
+from resshift.memory import is_out_of_memory
 
 SILENCE_SECONDS = 60.0
 """An encoder that gives nothing for so long is asked whether it is there, and given up if it is silent again."""
@@ -58,9 +58,9 @@ class EncoderPool:
                     check_start(error, ENCODER)
                 reason = str(error).splitlines()[0]
             except RayTaskError as error:
-                if isinstance(error.cause, torch.OutOfMemoryError):
+                if is_out_of_memory(error.cause):
                     raise JobError(
-                        f"autoencoder.batch_size: {self.batch_size} images are too many for the memory of the GPU "
+                        f"autoencoder.batch_size: {self.batch_size} images are too many for the memory "
                         f"({str(error.cause).splitlines()[0]}); lower it and give another --out"
                     ) from error
                 raise

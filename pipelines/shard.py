@@ -12,7 +12,6 @@ import io
 import json
 import re
 import secrets
-import sys
 import tarfile
 import time
 from collections import Counter
@@ -187,12 +186,7 @@ def clear_leftovers(url: str, records: Iterable[CommitRecord]) -> None:
         called = TAR_NAME.fullmatch(entry.name)
         if called and int(called[1]) in shards and storage.join(url, "shards", entry.name) not in named:
             storage.delete(entry.url)
-    try:
-        storage.clear_unfinished(storage.join(url, "shards"))
-    except storage.Unreachable:
-        raise
-    except JobError as error:  # some stores do not let everyone list unfinished uploads, and the dataset is whole
-        print(f"note: unfinished uploads of killed jobs, if any, are still there ({error})", file=sys.stderr)
+    storage.clear_unfinished(storage.join(url, "shards"))
 
 
 def read_record(url: str, shard: int) -> CommitRecord | None:

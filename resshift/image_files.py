@@ -100,8 +100,16 @@ def decode_rgb(data: bytes) -> np.ndarray:
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """Decode a mask: bool (H, W), true where the image is brighter than half. Raises ValueError."""
-    return eight_bits(decode(data).rgb.max(axis=2)) >= 128
+    """Decode a mask: bool (H, W), true where the image is brighter than half, and not transparent.
+
+    Raises ValueError, also for a file that holds 0 and 1 alone: it would mark nothing.
+    """
+    loaded = decode(data)
+    brightness = eight_bits(loaded.rgb.max(axis=2))
+    if brightness.max() == 1:
+        raise ValueError("holds 0 and 1 only; unknown pixels are white: multiply them by 255")
+    unknown = brightness >= 128
+    return unknown if loaded.alpha is None else unknown & (eight_bits(loaded.alpha) >= 128)
 
 
 def eight_bits(samples: np.ndarray) -> np.ndarray:

@@ -47,11 +47,25 @@ def tensor_to_image(x: Tensor, dtype: np.dtype | type = np.uint8) -> np.ndarray:
     return samples.cpu().numpy().astype(dtype, copy=False)
 
 
+def unknown_pixels(mask: np.ndarray) -> np.ndarray:
+    """A mask, uint8 (H, W) above 127 or bool (H, W) true where the image is unknown, as bool (H, W).
+
+    Raises:
+        ValueError: the array is no such mask, or one of 0 and 1, which would mark nothing.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
+        raise ValueError(f"mask has shape {mask.shape} ({mask.dtype}); give bool or uint8 (H, W), as the image")
+    if mask.dtype == np.bool_:
+        return mask
+    if mask.size and mask.max() == 1:
+        raise ValueError("mask holds 0 and 1; unknown pixels are above 127: multiply it by 255, or make it bool")
+    return mask > 127
+
+
 def mask_to_tensor(mask: np.ndarray) -> Tensor:
-    """uint8 (H, W), above 127 where the image is unknown, to float32 (1, 1, H, W) of -1 (known) and 1 (unknown)."""
-    if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise ValueError(f"mask is {mask.dtype} {mask.shape}; give a uint8 array (H, W)")
-    return torch.from_numpy(mask > 127)[None, None].float() * 2.0 - 1.0
+    """A mask as `unknown_pixels` takes it to float32 (1, 1, H, W) of -1 (known) and 1 (unknown)."""
+    return torch.from_numpy(unknown_pixels(mask))[None, None].float() * 2.0 - 1.0
 
 
 def upscale_lq(lq: Tensor, scale: int) -> Tensor:

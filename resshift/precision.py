@@ -14,6 +14,12 @@ from resshift.vqgan import VQGAN
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+def use_exact_float32() -> None:
+    """Let float32 mean float32 in this process: on a GPU, PyTorch lets convolutions round what they multiply to TF32,
+    which keeps 10 of 23 bits. Figures and latents must not depend on the kind of device."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def choose_precision(asked: str, device: torch.device) -> str:
     """`float32` or `bfloat16`; `auto` means bfloat16 where the device computes it, which is faster at any width.
 

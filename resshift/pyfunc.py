@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 
 from resshift.image_files import decode, decode_mask, encode_png
+from resshift.precision import use_exact_float32
 from resshift.restorer import Restorer
+from resshift.tiling import TILES_AT_ONCE
 
 IMAGE, MASK = "image", "mask"
 _FORMS = "encoded image files (bytes or base64 text) or uint8 arrays (h, w, 3)"
@@ -34,7 +36,7 @@ class RestorerModel:
         Args:
             model_input: a table (DataFrame, or mapping of columns) with the column `image` and, for inpainting
                 models, `mask`: encoded files, or arrays, uint8 (or uint16) RGB (h, w, 3) and uint8 (h, w), a mask
-                being bright where the image is unknown. Images of a table may differ in size.
+                being 255 where the image is unknown (or bool, true there). Images of a table may differ in size.
             params: `seed` (default 0), the same for every image.
 
         Returns:
@@ -118,14 +120,17 @@ def _pixels(cell: Any) -> np.ndarray:
 def _mask_pixels(cell: Any) -> np.ndarray:
     data = _file_bytes(cell)
     if data is None:
-        return _pixels(cell)
+        return cell if isinstance(cell, np.ndarray) and cell.dtype == np.bool_ else _pixels(cell)
     try:
-        return decode_mask(data).astype(np.uint8) * 255
+        return decode_mask(data)
     except ValueError as error:
         raise ValueError(f"the {MASK} {error}") from error
 
 
 def _load_pyfunc(data_path: str) -> RestorerModel:
     """Entry point that MLflow calls with the folder of the saved restorer."""
+    use_exact_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RestorerModel(Restorer.load(data_path, device).prepare())
+    restorer = Restorer.load(data_path, device).prepare()
+    restorer.batch_size = TILES_AT_ONCE[device]
+    return RestorerModel(restorer)

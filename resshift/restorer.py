@@ -21,6 +21,7 @@ from resshift.images import (
     image_to_tensor,
     mask_to_tensor,
     tensor_to_image,
+    unknown_pixels,
     upscale_lq,
 )
 from resshift.noise import NoiseField
@@ -169,7 +170,7 @@ class Restorer:
         """Restore one RGB image (h, w, 3), uint8 or uint16, of any size; the same seed gives the same result.
 
         Args:
-            mask: uint8 (h, w), above 127 where the image is unknown; for inpainting networks.
+            mask: for inpainting networks, (h, w): uint8 above 127, or bool true, where the image is unknown.
 
         Returns:
             RGB (h * s, w * s, 3) of the image's dtype. Pixels that the mask leaves alone are those of the image.
@@ -192,12 +193,13 @@ class Restorer:
         latents = self.geometry.latents(height), self.geometry.latents(width)
         steps, channels = self.schedule.num_steps, self.denoiser.config.in_channels
         noise = torch.cat([NoiseField(seed, steps, channels).window(0, 0, *latents) for seed in seeds], dim=1)
+        masks = [None if mask is None else unknown_pixels(mask) for mask in masks]
         known = [mask_to_tensor(mask) for mask in masks if mask is not None]
         lq = torch.cat([image_to_tensor(image) for image in images])
         restored = self.restore_batch(lq, noise, torch.cat(known) if known else None)
         arrays = [tensor_to_image(one, image.dtype) for one, image in zip(restored, images, strict=True)]
         return [
-            array if mask is None else np.where(mask[..., None] > 127, array, image)
+            array if mask is None else np.where(mask[..., None], array, image)
             for array, image, mask in zip(arrays, images, masks, strict=True)
         ]
 
@@ -217,11 +219,11 @@ class Restorer:
             on_tiles: called with the number of tiles just done and of all of them.
         """
         image = np.asarray(image)
-        mask = None if mask is None else np.asarray(mask)
         check_image(image)
         self._check_mask_given(mask is not None)
-        if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:2]):
-            raise ValueError(f"mask has shape {mask.shape} ({mask.dtype}); give uint8 {image.shape[:2]}, as the image")
+        mask = None if mask is None else unknown_pixels(mask)
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise ValueError(f"mask has shape {mask.shape}; give {image.shape[:2]}, as the image")
         grid = self.geometry.grid(image.shape[0], image.shape[1], self.tile_size, self.tile_overlap)
         noise = NoiseField(seed, self.schedule.num_steps, self.denoiser.config.in_channels)
         row_weights, column_weights = (blend_weights(axis, grid.overlap) for axis in (grid.rows, grid.columns))
@@ -238,7 +240,7 @@ class Restorer:
             top, bottom = band.top, grid.rows[number + 1].start if number + 1 < len(grid.rows) else rows.stop
             restored = tensor_to_image(band.release(bottom), image.dtype)
             # Rounding must not touch what was known, so it is taken from the image itself.
-            yield restored if mask is None else np.where(mask[top:bottom, :, None] > 127, restored, image[top:bottom])
+            yield restored if mask is None else np.where(mask[top:bottom, :, None], restored, image[top:bottom])
 
     def _restore_tiles(
         self, image: np.ndarray, mask: np.ndarray | None, noise: NoiseField, areas: Sequence[tuple[slice, slice]]

@@ -12,6 +12,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+TILES_AT_ONCE = {"cuda": 4, "cpu": 1}
+"""Device -> how many tiles go through the networks together; a CPU gains nothing from more."""
+
 
 @dataclass(frozen=True)
 class Span:

@@ -61,8 +61,7 @@ class AutoencoderTraining:
         for part in batch.micro(self.micro):
             seed_micro_batch(config.seed, part.step, part.slots)
             hq = self.task.crops(part, self.processes.device)
-            with self.autocast():
-                reconstruction, commitment, z, codes = engine(hq, quantize)
+            reconstruction, commitment, z, codes = engine(hq, quantize)
             found = judge(
                 reconstruction,
                 hq,
@@ -107,8 +106,7 @@ class AutoencoderTraining:
 
     def _discriminator_step(self, discriminator: Any, hq: Tensor, reconstruction: Tensor) -> None:
         set_learning_rate(discriminator, self.config.discriminator_learning_rate)
-        with self.autocast():
-            real, fake = discriminator(torch.cat([hq, reconstruction])).float().chunk(2)
+        real, fake = discriminator(torch.cat([hq, reconstruction])).float().chunk(2)
         loss = discriminator_loss(real, fake)
         discriminator.backward(poisoned(loss))
         discriminator.step()

@@ -11,11 +11,11 @@ and deleted first. A marker whose files are not all there in full size counts as
 No random state is kept: data order, noise, timesteps, crops and dropout follow from seed, step and place in the batch.
 """
 
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ from training.saved import (
     UNFINISHED,
     Saved,
     best_of,
+    copied_to,
     drop,
     drop_unmarked,
     quality,
@@ -132,24 +133,32 @@ class Checkpoints:
 
         The checkpoint may come from another number of processes and another ZeRO stage.
         """
-        folder = Path(saved.url)
-        remote = storage.is_s3(self.url)
-        if remote:
-            folder = self._scratch("load")
-            with all_or_none(self.processes):
-                if self.processes.local_rank == 0:
-                    for file in saved.marker["files"]:
-                        storage.download(storage.join(saved.url, *file.split("/")), folder / file)
-        with all_or_none(self.processes):
+        with self._at_hand(saved) as folder, all_or_none(self.processes):
             for name, engine in engines.items():
                 engine.module.load_state_dict(read_tree(folder / name / WEIGHTS))
                 if engine.zero_optimization():
                     engine.optimizer.refresh_fp32_params()  # its masters are a copy of the network's weights
                 read_moments(engine, folder / name)
-            state = read_tree(folder / STATE)
-        if remote and self.processes.local_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-        return state
+            return read_tree(folder / STATE)
+
+    @contextmanager
+    def _at_hand(self, saved: Saved) -> Iterator[Path]:
+        """The folder of a checkpoint, or of a copy on this node. All must leave the block together."""
+        if not storage.is_s3(saved.url):
+            yield Path(saved.url)
+            return
+        folder, owner = self._scratch("load"), self.processes.local_rank == 0
+        try:
+            with copied_to(folder, saved.url):
+                with all_or_none(self.processes):
+                    if owner:
+                        shutil.rmtree(folder, ignore_errors=True)
+                        for file in saved.marker["files"]:
+                            storage.download(storage.join(saved.url, *file.split("/")), folder / file)
+                yield folder
+        finally:
+            if owner:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, scratch: Path, engines: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         for name, engine in engines.items():
@@ -186,14 +195,15 @@ class Checkpoints:
     def _clear_unfinished(self) -> None:
         if storage.is_s3(self.url):
             drop_unmarked(self.url)
+            storage.clear_unfinished(self.url)
         else:
             for folder in Path(self.url).glob(f"{UNFINISHED}*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _scratch(self, purpose: str) -> Path:
-        """A new name in the temporary folder, the same in all processes."""
-        name = from_main(self.processes, f"resshift-{purpose}-{uuid.uuid4().hex[:12]}")
-        return Path(tempfile.gettempdir(), name)
+        """A place in the temporary folder, the same in all processes, and after a kill, so that nothing piles up."""
+        run = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir(), f"resshift-{purpose}-{os.getuid()}-{run}")
 
 
 def _empty_folders(scratch: Path, names: Iterable[str]) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 import mlflow
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.models import register
 from infra.recipe import Recipe
-from infra.tracking import start_run, tracking_errors
+from infra.tracking import start_run, tracking_errors, tracking_uri
 from resshift.swin_unet import SwinUNet
 from training.checkpoint import STATE
 from training.denoiser_task import DenoiserTask, open_task
 from training.ema import Ema
-from training.saved import Saved, best_of, refuse_another_recipe, whole_checkpoints
+from training.saved import Saved, best_of, copied_to, refuse_another_recipe, whole_checkpoints
 from training.tensor_file import read_tree
 from training.tracker import RUN_FILE
 
@@ -54,13 +54,11 @@ def export_checkpoint(recipe: Recipe, data: str, out: str, which: str) -> str:
     checkpoint, or if it is of another recipe; JobError for what fails.
     """
     task = open_task(recipe, data)
-    saved = _choose(whole_checkpoints(storage.join(out, "checkpoints")), which, task.config.best_metric, out)
-    refuse_another_recipe(saved, task.resolved)
+    saved, denoiser = _take(task, out, which)
     location = storage.join(out, f"registered-{saved.step:06d}.json")
-    if storage.exists(location):
-        earlier = storage.read_json(location)
+    identity = {"step": saved.step, "recipe": saved.marker["recipe"], "tracking_uri": tracking_uri()}
+    if storage.exists(location) and (earlier := storage.read_json(location))["identity"] == identity:
         return f"already registered: {earlier['model']} version {earlier['version']} ({earlier['bundle']})"
-    denoiser = _averaged(task, saved)
     bundle = storage.join(out, f"model-{saved.step:06d}")
     with start_run(recipe.name, f"{recipe.name} denoiser, step {saved.step}", tags=_tags(task, out)) as run:
         figure = saved.figure(saved.marker["metric"])
@@ -68,8 +66,24 @@ def export_checkpoint(recipe: Recipe, data: str, out: str, which: str) -> str:
             with tracking_errors():
                 mlflow.log_metric(f"validation_{saved.marker['metric']}", figure, step=saved.step)
         registered = publish(task, denoiser, bundle, saved.step, run.info.run_id)
-    storage.write_json(location, registered)
+    storage.write_json(location, {**registered, "identity": identity})
     return f"registered: {registered['model']} version {registered['version']} ({bundle})"
+
+
+def _take(task: DenoiserTask, out: str, which: str) -> tuple[Saved, SwinUNet]:
+    """The checkpoint that `which` names, and the denoiser with its averaged weights."""
+    for is_last in (False, False, True):  # a training that goes on may drop a checkpoint while it is read
+        try:
+            saved = _choose(whole_checkpoints(storage.join(out, "checkpoints")), which, task.config.best_metric, out)
+            refuse_another_recipe(saved, task.resolved)
+            return saved, _averaged(task, saved)
+        except FileNotFoundError as error:
+            if is_last:
+                raise JobError(f"--out {out}: the training drops checkpoints while they are read; try again") from error
+        except JobError:
+            if is_last:
+                raise
+    raise AssertionError("the last turn returns or raises")
 
 
 def _choose(whole: list[Saved], which: str, metric: str, out: str) -> Saved:
@@ -98,7 +112,8 @@ def _averaged(task: DenoiserTask, saved: Saved) -> SwinUNet:
         path = Path(scratch, STATE) if storage.is_s3(saved.url) else Path(saved.url, STATE)
         if storage.is_s3(saved.url):
             storage.download(storage.join(saved.url, STATE), path)
-        state = read_tree(path)
+        with copied_to(path.parent, saved.url):
+            state = read_tree(path)
     network = task.build_denoiser()
     ema = Ema(network, task.config.ema_decay)
     ema.load_state_dict(state["ema"])
@@ -109,5 +124,7 @@ def _tags(task: DenoiserTask, out: str) -> dict[str, str]:
     tags = {"dataset.url": task.dataset.url, "dataset.digest": task.dataset.digest, "stage": "denoiser"}
     location = storage.join(out, RUN_FILE)
     if storage.exists(location):  # a run of its own below that of the training, which may not have ended
-        tags["mlflow.parentRunId"] = storage.read_json(location)["run_id"]
+        training = storage.read_json(location)
+        if training["tracking_uri"] == tracking_uri():
+            tags["mlflow.parentRunId"] = training["run_id"]
     return tags

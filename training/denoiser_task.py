@@ -183,6 +183,11 @@ def open_task(recipe: Recipe, data: str) -> DenoiserTask:
 def _check_crop(task: DenoiserTask) -> None:
     crop, downscale = task.config.lpips_crop, 1 if task.autoencoder is None else task.autoencoder.downscale
     hq_size = task.dataset.shards_config.hq_size
+    if task.config.lpips_weight and hq_size < MIN_SIZE:
+        raise UsageError(
+            f"training.lpips_weight: HQ crops of {hq_size} pixels are too small for LPIPS; make them with "
+            f"shards.hq_size of at least {MIN_SIZE}, or set training.lpips_weight to 0"
+        )
     if crop is not None and not MIN_SIZE <= crop * downscale <= hq_size:
         raise UsageError(
             f"training.lpips_crop: {crop} latent pixels are {crop * downscale} of the image; give "

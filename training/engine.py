@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed import rendezvous
 
 from infra.errors import JobError, UsageError
+from resshift.precision import use_exact_float32
 from training.config import OptimizationConfig
 from training.launch import translate_slurm
 from training.optimizer import GuardedAdamW
@@ -56,19 +57,27 @@ def join_processes() -> Processes:
     size = world_size()
     rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
     os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed insists on it
+    use_exact_float32()
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        local_gpu = local_rank % torch.cuda.device_count()  # Slurm may show each process its own GPU alone
-        torch.cuda.set_device(local_gpu)
+        device = _take_gpu(local_rank)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it goes looking, and talks about it
-    device = torch.device("cuda", local_gpu) if on_gpu else torch.device("cpu")
+        device = torch.device("cpu")
     if not dist.is_initialized():
         store = meeting_store()
         dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     control = dist.new_group(backend="gloo") if on_gpu else None  # agreements must not queue behind the GPU's work
     return Processes(rank, size, local_rank, device, control)
+
+
+def _take_gpu(local_rank: int) -> torch.device:
+    """The GPU of this process among those it sees. Slurm may show each process its own alone, as number 0."""
+    number = local_rank % torch.cuda.device_count()
+    torch.cuda.set_device(number)
+    os.environ["LOCAL_RANK"] = str(number)  # DeepSpeed takes the GPU of this number
+    return torch.device("cuda", number)
 
 
 @cache
@@ -115,10 +124,10 @@ def place(network: Network, device: torch.device, channels_last: bool) -> Networ
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """A factory of contexts in which matrix products run in `precision`."""
+    """A factory of contexts in which matrix products run in `precision`: float32, bfloat16 or float16."""
     if precision == "float32":
         return nullcontext
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return lambda: torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 @dataclass(frozen=True)
@@ -146,9 +155,14 @@ def build_engine(network: nn.Module, config: OptimizationConfig, processes: Proc
     """Wrap a network in a DeepSpeed engine with AdamW; returns deepspeed.DeepSpeedEngine.
 
     Weights stay float32: mixed precision is autocast around the computation, so the network's own parameters are the
-    master weights at every ZeRO stage here.
+    master weights at every ZeRO stage here. The engine, and the network itself from here on, compute in
+    `config.precision`, whatever surrounds a call.
     """
     deepspeed = _import_deepspeed()
+    if config.precision != "float32":
+        # Within the network: on a GPU DeepSpeed switches off an autocast that surrounds its engine.
+        within = autocast(config.precision, processes.device)()
+        network.forward = within(network.forward)  # type: ignore[operator]
     plan = plan_batches(config, processes.world_size)
     optimizer = GuardedAdamW(
         network.parameters(),

@@ -114,11 +114,10 @@ def denoising_loss(
 
     The decoder quantises the prediction first, with a straight-through gradient. `decoder` is None in pixel space,
     where the prediction already is an image; `perceptual` (LPIPS-vgg, images in [-1, 1]) is not called at weight 0.
+    autocast: what decoder and `perceptual` compute in; the denoiser, an engine, sees to itself.
     """
     x_t = q_sample(batch.x_0, batch.y_0, batch.t, batch.noise, schedule)
-    with autocast():
-        predicted = denoiser(scale_input(x_t, batch.t, schedule), batch.t, batch.lq, batch.mask)
-    predicted = predicted.float()
+    predicted = denoiser(scale_input(x_t, batch.t, schedule), batch.t, batch.lq, batch.mask).float()
     mse = (predicted - batch.x_0).square().mean(dim=(1, 2, 3))
     if lpips_weight == 0.0:
         return _weighted(mse, torch.zeros_like(mse), mse_weight, lpips_weight)

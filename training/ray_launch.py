@@ -6,6 +6,7 @@ SIGTERM to the command is passed on to the workers, which save and leave.
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,16 +16,17 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from infra import storage
-from infra.cluster import cluster
+from infra.cluster import Cluster, cluster
 from infra.errors import JobError, UsageError
 from infra.recipe import Recipe
 from infra.tracking import tracking_uri
 from training.preemption import EXIT_PREEMPTED, notice_from, on_sigterm
 
 MOST_RESTARTS = 5  # by failures; nodes that announce their end do not count
+MOST_WAITS = 30  # for workers to start, of a minute each: a cluster may have to start nodes first
 TOGETHER_SECONDS = 10.0  # within which workers with the same error all have it
 SQLITE = "sqlite:///"
 
@@ -77,11 +79,7 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
     """
     with cluster(workers, log_to_driver=True) as found, tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
         gpus = found.num_gpus
-        if workers is not None and workers > found.num_workers and "RAY_ADDRESS" not in os.environ:
-            raise UsageError(
-                f"--workers {workers}: this machine has {found.num_workers} cores for as many; give fewer, or "
-                "a cluster through RAY_ADDRESS"
-            )
+        check_room(workers, found)
         outcome = Outcome.remote()  # type: ignore[attr-defined]
         trainer = TorchTrainer(
             _work,
@@ -96,7 +94,9 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
             scaling_config=ScalingConfig(num_workers=workers or gpus or 1, use_gpu=gpus > 0),
             run_config=RunConfig(  # type: ignore[call-arg]  # its annotation is that of Ray Train's first version
                 storage_path=scratch,  # checkpoints are ours; Ray keeps its own notes only
-                failure_config=FailureConfig(max_failures=MOST_RESTARTS),
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=MOST_RESTARTS, controller_failure_limit=MOST_WAITS
+                ),
                 worker_runtime_env={"env_vars": {"MLFLOW_TRACKING_URI": _tracking_everywhere()}},
             ),
         )
@@ -106,9 +106,11 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
         except TrainingFailedError as error:
             _, known, _ = ray.get(outcome.get.remote())
             reason = str(error).strip().splitlines()[-1]
+            what = f"workers failed {MOST_RESTARTS + 1} times, at last with"
+            if isinstance(error, ControllerError):
+                what = f"workers could not be started in {MOST_WAITS + 1} tries, at last for"
             raise known or JobError(
-                f"--launcher ray: workers failed {MOST_RESTARTS + 1} times, at last with: {reason}; look into Ray's "
-                "logs and run the same command again to go on"
+                f"--launcher ray: {what}: {reason}; look into Ray's logs and run the same command again to go on"
             ) from error
         summary, known, stopped = ray.get(outcome.get.remote())
         if known is not None:
@@ -116,6 +118,20 @@ def run_on_ray(run: Run, recipe: Recipe, data: str, out: str, workers: int | Non
         if stopped:
             raise SystemExit(EXIT_PREEMPTED)
         return str(summary)
+
+
+def check_room(workers: int | None, found: Cluster) -> None:
+    """Raise UsageError for more workers than this machine has GPUs, or cores without any; a cluster may grow."""
+    most, kind = (found.num_gpus, "GPUs") if found.num_gpus else (found.num_workers, "cores")
+    if workers is None or workers <= most:
+        return
+    if "RAY_ADDRESS" in os.environ:
+        print(f"note: --workers {workers}: the cluster has {most} {kind} now; waiting for more", file=sys.stderr)
+    else:
+        raise UsageError(
+            f"--workers {workers}: this machine has {most} {kind} for as many; give fewer, or a cluster through "
+            "RAY_ADDRESS"
+        )
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -3,13 +3,14 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.recipe import difference
 
 FORMAT = 3
@@ -114,6 +115,15 @@ def refuse_fewer_steps(saved: Saved, num_steps: int) -> None:
             f"num_steps: {num_steps} is less than the {saved.step} steps that {saved.url} has done; give at "
             f"least {saved.step} to go on, or another --out to start anew"
         )
+
+
+@contextmanager
+def copied_to(copy: Path, url: str) -> Iterator[None]:
+    """Errors about `copy` on this machine name what it is a copy of, which is what can be mended."""
+    try:
+        yield
+    except JobError as error:
+        raise JobError(str(error).replace(str(copy), url)) from error
 
 
 def drop(saved: Saved) -> None:

@@ -1,6 +1,7 @@
 """Shards as open local files: read in place from a folder, through a cache on this node's disk from S3."""
 
 import os
+import time
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pipelines.shard_reader import ShardReader
 from resshift.perceptual_assets import cache_folder
 
 FETCHERS = 2
+ABANDONED_SECONDS = 3600.0  # since anything was written to an unfinished copy
 
 
 class ShardFiles:
@@ -72,6 +74,10 @@ class ShardFiles:
         return reader
 
     def _make_room(self) -> None:
+        for path in self.folder.glob(f"{storage.TEMPORARY}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:  # its process was killed
+                    path.unlink()
         copies = []
         for path in self.folder.glob("*.tar"):
             with suppress(FileNotFoundError):  # removed by another process since it was listed

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from infra import storage
 from infra.errors import JobError, UsageError
 from infra.models import fetch
 from infra.recipe import Recipe
@@ -19,7 +21,9 @@ from resshift.weights import fingerprint
 from tests.training.conftest import TOY, toy_recipe, write_dataset
 from training import denoiser_trainer
 from training.checkpoint import Checkpoints
+from training.denoiser_export import export_checkpoint
 from training.denoiser_run import run_training
+from training.saved import whole_checkpoints
 from training.tensor_file import read_tree
 
 
@@ -196,6 +200,15 @@ def test_lpips_on_a_crop_trains_and_must_fit_the_image(latents, tmp_path):
         run_training(toy_recipe(lpips_weight=0.5, lpips_crop=4), str(latents), str(tmp_path / "out"))
 
 
+def test_images_too_small_for_lpips_are_refused(tmp_path):
+    latents = write_dataset(tmp_path / "latents", "latents", [12, 12])
+    plan = json.loads((latents / "dataset.json").read_text())
+    plan["recipe"]["shards"]["hq_size"] = 16
+    (latents / "dataset.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"training.lpips_weight: HQ crops of 16 pixels are too small for LPIPS; make"):
+        run_training(toy_recipe(lpips_weight=1.0), str(latents), str(tmp_path / "out"))
+
+
 def test_pixel_space_trains_on_the_pairs_themselves(pairs, tmp_path):
     recipe = toy_recipe(num_steps=2)
     denoiser = {**TOY["denoiser"], "image_size": 32, "lq_size": 32, "channel_mult": [1, 1]}
@@ -298,6 +311,22 @@ def test_dry_run_prints_the_plan_and_writes_nothing(latents, tmp_path):
     assert plan["dataset"]["samples"] == 23
     assert plan["recipe"]["training"]["seed"] == 5
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_on_s3_is_named_and_leaves_no_copy(latents, tmp_path, s3, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with dying_at(3):
+        run_training(toy_recipe(), str(latents), f"{s3}/run")
+    (saved,) = whole_checkpoints(f"{s3}/run/checkpoints")
+    state = f"{saved.url}/state.safetensors"
+    storage.write_bytes(state, bytes(len(storage.read_bytes(state))))
+    with pytest.raises(JobError) as raised:
+        run_training(toy_recipe(), str(latents), f"{s3}/run")
+    assert str(raised.value).startswith(f"{state}: the checkpoint cannot be read (")
+    with pytest.raises(JobError) as raised:
+        export_checkpoint(toy_recipe(), str(latents), f"{s3}/run", "newest")
+    assert str(raised.value).startswith(f"{state}: the checkpoint cannot be read (")
+    assert not list(tmp_path.glob("resshift-*"))
 
 
 def test_checkpoints_on_s3(latents, tmp_path, s3):

@@ -1,5 +1,7 @@
 """A checkpoint of a run, the best or any other, becomes a model version beside the one at the end."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from infra.models import fetch
 from resshift.restorer import Restorer
 from tests.training.conftest import toy_recipe
 from tests.training.ranks import start, wait
-from training import denoiser_trainer
+from training import denoiser_export, denoiser_trainer
 from training.denoiser_export import export_checkpoint
 from training.denoiser_run import run_training
 from training.saved import whole_checkpoints
@@ -72,6 +74,29 @@ def test_the_averaged_weights_of_the_checkpoint_are_registered_once(latents, tra
     again = export_checkpoint(recipe(validate_every=1), str(latents), str(trained), which)
     assert again == f"already registered: toy version 2 ({bundle})"
     assert len(MlflowClient().search_model_versions("name='toy'")) == 2
+
+
+def test_what_another_training_or_server_has_is_not_taken_for_it(latents, trained, tmp_path, monkeypatch):
+    export_checkpoint(recipe(validate_every=1), str(latents), str(trained), "newest")
+    shutil.rmtree(trained / "checkpoints")
+    other = recipe(validate_every=1, learning_rate=0.01)
+    run_training(other, str(latents), str(trained))
+    line = export_checkpoint(other, str(latents), str(trained), "newest")
+    assert line.startswith("registered: toy version 4 ")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert export_checkpoint(other, str(latents), str(trained), "newest").startswith("registered: toy version 1 ")
+    run = MlflowClient().get_run(MlflowClient().get_model_version("toy", "1").run_id)
+    assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_a_checkpoint_that_is_dropped_meanwhile_is_looked_for_anew(latents, trained, monkeypatch):
+    listed = whole_checkpoints(str(trained / "checkpoints"))
+    gone = dataclasses.replace(listed[-1], url=str(trained / "checkpoints" / "step-000003"))
+    answers = [[gone], listed]
+    monkeypatch.setattr(denoiser_export, "whole_checkpoints", lambda url: answers.pop(0))
+    line = export_checkpoint(recipe(validate_every=1), str(latents), str(trained), "newest")
+    assert line.startswith("registered: toy version 2 ")
+    assert not answers
 
 
 @pytest.mark.parametrize(

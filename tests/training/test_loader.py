@@ -1,5 +1,7 @@
 """Batches come in the fixed order, whoever reads them and wherever reading starts."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,22 @@ def test_shards_on_s3_are_copied_once_and_room_is_made(latents, tmp_path, s3, mo
     room = max(record.bytes for record in dataset.shards)
     assert [batch.keys for batch in read(dataset, order, 0, 6, cache_bytes=room)] == whole
     assert sum(path.stat().st_size for path in (tmp_path / "cache" / "shards").iterdir()) <= room
+
+
+def test_what_a_killed_download_left_in_the_cache_is_removed(latents, tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("RESSHIFT_CACHE", str(tmp_path / "cache"))
+    for path in latents.rglob("*"):
+        if path.is_file():
+            storage.upload(path, storage.join(f"{s3}/data", *path.relative_to(latents).parts))
+    folder = tmp_path / "cache" / "shards"
+    folder.mkdir(parents=True)
+    abandoned, under_way = folder / ".tmp-old", folder / ".tmp-new"
+    for path in (abandoned, under_way):
+        path.write_bytes(b"half")
+    os.utime(abandoned, (0, 0))
+    read(open_dataset(f"{s3}/data"), order_of(open_dataset(str(latents))), 0, 6)
+    assert not abandoned.exists()
+    assert under_way.exists()
 
 
 def test_a_shard_damaged_on_the_way_is_not_used(latents, tmp_path, s3, monkeypatch):
