@@ -19,13 +19,13 @@ import numpy as np
 import typer
 import yaml
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from degradations.arrays import to_uint8
 from degradations.builder import TASKS, build
 from degradations.degradation import Degradation
 from degradations.draws import integer
 from degradations.gallery_pages import write_html, write_png
+from degradations.image_loading import load_rgb
 from degradations.paired import PairedFolders, crop, name_of
 from degradations.record import Pair, Record
 from degradations.seeding import sample_generator
@@ -73,7 +73,10 @@ def _recipe(name: str, *above: str) -> dict[str, Any]:
     path = path if path.is_file() else Path(str(files("infra.recipes") / f"{name}.yaml"))
     if not path.is_file():
         raise ValueError(f"recipe is {name!r}; give a task ({', '.join(TASKS)}), a shipped recipe, or a YAML file")
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no mapping of sections; start it with 'name: ...'")
     if name in above:
@@ -149,14 +152,6 @@ def _middle(photo: Pixels, size: int, multiple: int) -> Pixels:
     return np.ascontiguousarray(photo[top : top + height, left : left + width])
 
 
-def _load(path: Path) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is no readable image ({error}); give a photo") from None
-
-
 def _name(photo: Path, degrade: Degradation) -> str:
     """What `photo` is called among the pairs of `degrade`; its bare name where it lies in no HQ folder."""
     path = Path(photo.name)
@@ -180,11 +175,14 @@ def main(
         if out.suffix not in writers:
             raise ValueError(f"--out is {str(out)!r}; it must end in .html or .png")
         degrade = degradation_of(recipe)
-        sheet = make_sheet(_load(photo), degrade, count, seed, _name(photo, degrade))
+        sheet = make_sheet(load_rgb(photo), degrade, count, seed, _name(photo, degrade))
+        writers[out.suffix](sheet.title, sheet.draws, sheet.chain, out)
+    except OSError as error:
+        typer.echo(f"error: {error.filename}: {error.strerror}; correct --out", err=True)
+        raise typer.Exit(1) from None
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    writers[out.suffix](sheet.title, sheet.draws, sheet.chain, out)
     typer.echo(f"{out}: {count} draws of {sheet.title}")
 
 

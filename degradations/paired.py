@@ -9,16 +9,17 @@ from any storage. Over them, `build({"name": "paired", "lq_dir": ..., "hq_dir": 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from degradations.arrays import check_rgb
 from degradations.degradation import Degradation, TaskSection, check_hq
+from degradations.image_loading import load_rgb, size_of
 from degradations.record import Pair, Record, StoredLQ
 from degradations.sections import parse
 
@@ -132,20 +133,24 @@ class PairedFolders(Degradation):
         super().__init__(section, scale)
         lq_paths = _images_of(section.lq_dir, "lq_dir")
         self._lq, self._hq = _by_name(lq_paths, "LQ"), dict[str, str]()
+        bare = Counter(unmarked(name) for name in self._lq)
+        self._unmarked = {unmarked(name): lq for name, lq in self._lq.items() if bare[unmarked(name)] == 1}
         if section.hq_dir is not None:
             pairs = match_names(_images_of(section.hq_dir, "hq_dir"), lq_paths)
             for hq, lq in pairs:
-                sizes = (_size(Path(section.hq_dir) / hq), _size(Path(section.lq_dir) / lq))
+                sizes = (size_of(Path(section.hq_dir) / hq), size_of(Path(section.lq_dir) / lq))
                 check_sizes(*sizes, scale, lq)
             self._lq = {name_of(hq): lq for hq, lq in pairs}
             self._hq = {name_of(hq): hq for hq, _ in pairs}
+            self._unmarked = {}  # names are known now
         self.names: list[str] = sorted(self._lq)
 
     def draw(self, height: int, width: int, seed: int, *, key: str = "", variant: int = 0) -> Record:
         """The record that names the LQ of `key`. Raises ValueError if there is no such pair."""
-        if key not in self._lq:
+        lq = self._lq.get(key) or self._unmarked.get(unmarked(key))
+        if lq is None:
             raise ValueError(f"key is {key!r}; give the name of a pair, such as {self.names[0]!r}")
-        return _record(height, width, self.scale, self._lq[key], seed, key, variant)
+        return _record(height, width, self.scale, lq, seed, key, variant)
 
     def pair(self, name: str) -> Pair:
         """Loads the pair `name`, whole. Raises ValueError if there is none, or no `hq_dir`."""
@@ -153,13 +158,13 @@ class PairedFolders(Degradation):
             raise ValueError("degradation.hq_dir is not given; add it, or hand the HQ in: degrade(hq, seed, key=name)")
         if name not in self._hq:
             raise ValueError(f"name is {name!r}; give the name of a pair, such as {self.names[0]!r}")
-        return self(_load(Path(self.section.hq_dir) / self._hq[name]), seed=0, key=name)
+        return self(load_rgb(Path(self.section.hq_dir) / self._hq[name]), seed=0, key=name)
 
     def _make(self, hq: NDArray[np.uint8], record: Record) -> Pair:
         stored, scale = record.stored, self.scale
         if stored is None:
             raise ValueError("record.stored is missing; a record of 'paired' names its LQ there")
-        lq = _load(Path(self.section.lq_dir) / stored.name)
+        lq = load_rgb(Path(self.section.lq_dir) / stored.name)
         if lq.shape[:2] != (stored.height, stored.width):
             raise ValueError(
                 f"{stored.name} is {lq.shape[1]}x{lq.shape[0]} pixels, not {stored.width}x{stored.height}, which its "
@@ -218,20 +223,3 @@ def _images_of(folder: str, field: str) -> list[str]:
     if not paths:
         raise ValueError(f"degradation.{field} {folder!r} holds no images; it needs some ({', '.join(EXTENSIONS)})")
     return paths
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """(height, width), from the file's header alone."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is no readable image ({error}); replace or remove it") from None
-
-
-def _load(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is no readable image ({error}); restore it") from None

@@ -81,6 +81,21 @@ def test_recipes_are_found_by_name_and_by_file(tmp_path):
         degradation_of(str(path))
 
 
+def test_simple_mistakes_are_one_line(photo_file, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("scale: [4\n")
+    nowhere = tmp_path / "nowhere" / "g.png"
+    for options, code, expected in (
+        (("--recipe", recipe, "--out", tmp_path / "g.png"), 2, "mine.yaml is no YAML (while parsing a flow"),
+        (("--count", 1, "--out", nowhere), 1, f"{nowhere}: No such file or directory"),
+    ):
+        done = gallery(photo_file, *options)
+        assert done.returncode == code
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert expected in line
+
+
 def test_existing_pairs_are_shown_crop_by_crop(photo, tmp_path):
     for kind, image in (("hq", photo), ("lq", photo[::4, ::4])):
         (tmp_path / kind / "sub").mkdir(parents=True)

@@ -3,9 +3,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from degradations import build
 from degradations.builder import parse_section
+from degradations.image_loading import load_rgb, size_of
 from degradations.paired import crop, match_names, pair_of
 
 
@@ -52,6 +54,41 @@ def test_the_lq_folder_is_enough(folders):
         pairs.pair("a")
     with pytest.raises(ValueError, match=r"a\.png is 16x16 pixels, not 8x8, which its HQ at scale 4 asks for"):
         pairs(hq[:32, :32], seed=0, key="a")
+
+
+def test_markers_of_lq_names_may_be_left_out_where_the_hq_is_handed_in(folders):
+    hq = read(folders / "hq/a.png")
+    lq = read(folders / "lq/a.png")
+    (folders / "lq/a.png").rename(folders / "lq/ax4.png")
+    pairs = build({"name": "paired", "lq_dir": str(folders / "lq")}, scale=4)
+    for key in ("a", "a_HR", "ax4"):
+        np.testing.assert_array_equal(pairs(hq, seed=0, key=key).lq, lq)
+    cv2.imwrite(str(folders / "lq/a_LR4.png"), lq)
+    with pytest.raises(ValueError, match="key is 'a'; give the name of a pair"):
+        build({"name": "paired", "lq_dir": str(folders / "lq")}, scale=4)(hq, seed=0, key="a")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["jpg", "tif"])
+def test_images_are_loaded_upright(tmp_path, orientation, kind):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    path, exif = tmp_path / f"a.{kind}", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif, **({"quality": 100} if kind == "jpg" else {}))
+    loaded = load_rgb(path)
+    assert size_of(path) == loaded.shape[:2] == ((16, 8) if orientation == 6 else (8, 16))
+    assert loaded[0, 0, 0] > 250
+    assert loaded[-1, -1, 0] < 5
+    assert (loaded[-1, 0, 0] < 5) == (orientation == 6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_of_gray_are_scaled(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), ramp)
+    loaded = load_rgb(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(loaded, np.repeat(np.rint(ramp / 257)[..., None], 3, axis=2))
 
 
 def test_a_section_is_read_without_looking_at_folders():
