@@ -1,6 +1,7 @@
 """Restored rows become a file of the format asked for. TIFF, as PNG (resshift.image_files), is written as they come."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
 MAX_SIDE = {"jpeg": 65500, "webp": 16383}  # pixels
 TILE = 256  # side of the squares in which a TIFF is stored
 JPEG_QUALITY = 95
+CLASSIC_TIFF_BYTES = 2**32 - 2**28  # what a TIFF can hold, less its tables and what deflating may add
 _EXTRA_SAMPLES = {2: ("unassalpha",), 4: ("unassalpha",)}
 
 
@@ -27,6 +29,8 @@ def write_image(path: Path, rows: Iterable[np.ndarray], size: tuple[int, int], l
             f"{size[1]}x{size[0]} pixels do not go into a {kind} file, whose sides end at {limit}; use --format png"
         )
     if kind == "tiff":
+        if like.channels == 2 and like.rgb.dtype == np.uint16:
+            like = replace(like, is_gray=False)  # hardly any reader knows two channels of 16 bits
         _write_tiff(path, rows_like(rows, like, size[1]), size, like)
         return
     image = Image.fromarray(_pillow_array(eight_bits(np.concatenate(list(rows_like(rows, like, size[1]))))))
@@ -61,6 +65,7 @@ def _write_tiff(path: Path, rows: Iterable[np.ndarray], size: tuple[int, int], l
         planarconfig=None if channels == 1 else "contig",
         extrasamples=_EXTRA_SAMPLES.get(channels),
         tile=(TILE, TILE),
+        bigtiff=height * width * channels * like.rgb.dtype.itemsize >= CLASSIC_TIFF_BYTES,
         compression="zlib",
         predictor=True,
         iccprofile=like.icc_profile,

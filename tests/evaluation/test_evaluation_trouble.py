@@ -81,10 +81,11 @@ def test_a_worker_that_cannot_start_is_not_started_again(folder_pairs, local_ray
         list(_counts(Unable.remote, 1, shards))
 
 
-def test_too_little_gpu_memory_is_one_clear_line(folder_pairs, bundle, tmp_path):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("Unable to allocate")])
+def test_too_little_memory_is_one_clear_line(folder_pairs, bundle, tmp_path, error):
     class Full(Restorer):
         def restore_images(self, images, seeds, masks):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     restorer = tiny_restorer()
     restorer.__class__ = Full

@@ -6,9 +6,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
+from evaluation import image_output
 from evaluation.image_output import losses, write_image
 from evaluation.restoration import RestoreOptions, plan, restore
 from evaluation.restore import main as restore_command
@@ -16,7 +18,7 @@ from evaluation.restore_plan import plan_jobs
 from infra import storage
 from infra.errors import JobError, UsageError
 from resshift import Restorer
-from resshift.image_files import LoadedImage
+from resshift.image_files import LoadedImage, decode
 from tests.evaluation.conftest import tiny_restorer
 
 
@@ -102,6 +104,31 @@ def test_formats(kind, mode, pixels, bundle, tmp_path):
     assert outcome.notes == lost
     with pytest.raises(UsageError, match="format: 'bmp' is unknown; choose one of png, tiff"):
         restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path), options=RestoreOptions(format="bmp"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_tiffs_of_any_kind_are_read_back(dtype, gray, alpha, tmp_path, rng):
+    rgb = rng.integers(0, np.iinfo(dtype).max, (300, 270, 1 if gray else 3), dtype, endpoint=True)
+    rgb = np.broadcast_to(rgb, (300, 270, 3))
+    like = LoadedImage(rgb, rgb[..., 1] if alpha else None, gray)
+    write_image(tmp_path / "a.tif", [rgb[:100], rgb[100:]], (300, 270), like, "tiff")
+    found = decode((tmp_path / "a.tif").read_bytes())
+    np.testing.assert_array_equal(found.rgb, rgb)
+    assert (found.alpha is not None, found.is_gray) == (alpha, gray)
+    if alpha:
+        np.testing.assert_array_equal(found.alpha, rgb[..., 1])
+
+
+@pytest.mark.parametrize(("most", "expected"), [(300 * 270 * 3, True), (300 * 270 * 3 + 1, False)])
+def test_what_a_tiff_cannot_hold_goes_into_a_bigtiff(most, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_output, "CLASSIC_TIFF_BYTES", most)
+    rgb = np.zeros((300, 270, 3), np.uint8)
+    write_image(tmp_path / "a.tif", [rgb], (300, 270), LoadedImage(rgb), "tiff")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff == expected
+    np.testing.assert_array_equal(decode((tmp_path / "a.tif").read_bytes()).rgb, rgb)
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("jpeg", 65500), ("webp", 16383)])
@@ -267,17 +294,36 @@ def test_inpainting_fills_the_mask_and_touches_nothing_else(pixels, tmp_path):
     assert "the mask is 14x4 and the image 14x20 pixels" in small.failed[0]
 
 
-def test_too_little_gpu_memory_is_one_clear_line(pixels, bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError("Unable to allocate 4.00 GiB for an array with shape"),
+    ],
+)
+def test_too_little_memory_is_one_clear_line(pixels, bundle, tmp_path, monkeypatch, error):
     Image.fromarray(pixels).save(tmp_path / "a.png")
 
     def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(Restorer, "restore_rows", full)
     outcome = restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
     said = str(outcome.stopped)
-    assert f"{tmp_path}/a.png: the GPU's memory does not hold 1 tiles of 512 pixels; lower --batch" in said
+    assert f"{tmp_path}/a.png: memory does not hold 1 tiles of 512 pixels; lower --batch" in said
     assert (outcome.restored, outcome.failed) == (0, ())
+
+
+def test_an_error_of_ours_is_not_taken_for_too_little_memory(pixels, bundle, tmp_path, monkeypatch):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+
+    def wrong(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Restorer, "restore_rows", wrong)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path / "out"))
 
 
 def test_a_result_that_cannot_be_written_hides_nothing_that_was_seen_before(pixels, bundle, tmp_path, capsys):
