@@ -16,7 +16,8 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__(NORM_GROUPS, channels, eps=eps)
+        super().__init__(1, channels, eps=eps)  # a width that 32 does not divide may be regrouped
+        self.num_groups = NORM_GROUPS
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""

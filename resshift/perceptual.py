@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,12 +25,26 @@ _torchvision_operators: list[torch.library.Library] = []
 
 
 def define_torchvision_operators() -> None:
-    """Make torchvision importable: beside a CPU-only torch it is not, unless two of its operators are known."""
-    if torch.version.cuda is None and not hasattr(torch.ops.torchvision, "nms"):
+    """Make torchvision importable: where it and torch are of different builds, as a torchvision for CUDA beside a torch
+    for CPUs, its own operators do not load, and it wants to know two of them."""
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
+    try:
+        _load_torchvision_operators()
+    except OSError:
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _torchvision_operators.append(library)  # it lasts as long as its Python object
+
+
+def _load_torchvision_operators() -> None:
+    """Load the operators of the installed torchvision. Raises OSError if they are missing or of another build."""
+    found = importlib.util.find_spec("torchvision")
+    files = sorted(Path(found.origin).parent.glob("_C.*")) if found is not None and found.origin else []
+    if not files:
+        raise FileNotFoundError("torchvision has no operators")
+    torch.ops.load_library(files[0])
 
 
 class LPIPSMetric(nn.Module):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from resshift.normalization import GroupNorm
 from resshift.padding import round_up
 
+MOST_AT_ONCE = 65535
+
 MASKED = -100.0
 """Added to the logits of pairs that must not see each other; finite, as in the method, so that no row is all -inf."""
 
@@ -26,37 +28,38 @@ def _windows(label: Tensor, window: int) -> Tensor:
     return label.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(0, 1)
 
 
-def _seams(padded: int, window: int, shift: int) -> Tensor:
+def _seams(padded: int, window: int, shift: int, device: torch.device) -> Tensor:
     """(padded,) int64 along one axis: 1 and 2 for the two sides of the seam in the last window of a shifted map."""
-    seam = torch.zeros(padded, dtype=torch.int64, device="cpu")
+    seam = torch.zeros(padded, dtype=torch.int64, device=device)
     if shift:
         seam[padded - window :] = 1
         seam[padded - shift :] = 2
     return seam
 
 
-def _is_padding(size: int, window: int, shift: int) -> Tensor:
+def _is_padding(size: int, window: int, shift: int, device: torch.device) -> Tensor:
     """(padded size,) bool along one axis of a shifted map: which positions only complete the last window."""
     padded = round_up(size, window)
-    return (torch.arange(padded, device="cpu") + shift) % padded >= size
+    return (torch.arange(padded, device=device) + shift) % padded >= size
 
 
-def _window_mask(height: int, width: int, window: int, shift: int) -> Tensor:
-    """(M, N, N) float32 on the CPU: 0 where two tokens of a window may see each other, MASKED elsewhere."""
-    padding = _is_padding(height, window, shift)[:, None] | _is_padding(width, window, shift)[None, :]
+def _window_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """(M, N, N) float32: 0 where two tokens of a window may see each other, MASKED elsewhere."""
+    rows, columns = (_is_padding(size, window, shift, device) for size in (height, width))
+    padding = rows[:, None] | columns[None, :]
     # Not the mask of the Swin paper: the published networks were trained with one that parts only the last row of
     # windows, and there by column. Their weights, and every golden array, belong to that mask.
-    seams = _seams(padding.shape[0], window, shift)[:, None].expand_as(padding)
+    seams = _seams(padding.shape[0], window, shift, device)[:, None].expand_as(padding)
     seams = _windows(seams, window).transpose(1, 2)
     group = (2 * seams + _windows(padding.long(), window)).flatten(1)  # (M, N)
     return torch.where(group[:, :, None] == group[:, None, :], 0.0, MASKED)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # of two sizes of image: large ones have masks of 64 MiB
 def _cached_window_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
     # A tensor made in inference mode could never be used for training afterwards.
     with torch.inference_mode(False):
-        return _window_mask(height, width, window, shift).to(device)
+        return _window_mask(height, width, window, shift, device)
 
 
 def window_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor | None:
@@ -68,8 +71,19 @@ def window_mask(height: int, width: int, window: int, shift: int, device: torch.
     if shift == 0 and height % window == 0 and width % window == 0:
         return None
     if torch.compiler.is_compiling():
-        return _window_mask(height, width, window, shift).to(device)
+        return _window_mask(height, width, window, shift, device)
     return _cached_window_mask(height, width, window, shift, device)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention of (B, K, N, E) with bias (1, K, N, N) added to the logits; whatever the B and K, which a kernel of
+    CUDA counts in dimensions of a grid that end at 65535."""
+    for dim in (0, 1):
+        if q.shape[dim] > MOST_AT_ONCE:
+            biases = [bias] * q.shape[0] if dim == 0 else bias.split(MOST_AT_ONCE, dim=1)
+            parts = zip(*(x.split(MOST_AT_ONCE, dim=dim) for x in (q, k, v)), biases, strict=False)
+            return torch.cat([_attend(*part) for part in parts], dim=dim)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -110,7 +124,7 @@ class WindowAttention(nn.Module):
         else:  # one bias per window: windows go to the heads, so that images still share it by broadcasting
             bias = (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)[None]  # (1, M * K, N, N)
         q, k, v = qkv.reshape(3, -1, bias.shape[1], tokens, dim // heads).unbind(0)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        out = _attend(q, k, v, bias.to(q.dtype))
 
         out = out.view(batch, rows, columns, heads, w, w, dim // heads).permute(0, 1, 4, 2, 5, 3, 6)
         return self.proj_drop(self.proj(out.reshape(batch, height, width, dim)))

@@ -111,6 +111,22 @@ def test_a_tiff_with_damaged_tags_is_damaged(dtype, at, value):
         decode(bytes(data))
 
 
+def test_a_mask_says_what_is_unknown_or_why_it_cannot():
+    strokes = np.full((4, 6, 2), 255, np.uint8)
+    strokes[..., 1] = 0  # white, but nothing of it painted
+    strokes[1:3, 2:4, 1] = 255
+    painted = np.zeros((4, 6), bool)
+    painted[1:3, 2:4] = True
+    for pixels in (strokes, painted.astype(np.uint8) * 255, painted):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG")
+        np.testing.assert_array_equal(decode_mask(data.getvalue()), painted)
+    data = io.BytesIO()
+    Image.fromarray(painted.astype(np.uint8)).save(data, "PNG")
+    with pytest.raises(ValueError, match="holds 0 and 1 only; unknown pixels are white: multiply them by 255"):
+        decode_mask(data.getvalue())
+
+
 def test_sixteen_bits_are_scaled_not_clipped_where_eight_are_asked_for(rng):
     deep = rng.integers(0, 65536, (6, 5), dtype=np.uint16)
     data = cv2.imencode(".png", deep)[1].tobytes()

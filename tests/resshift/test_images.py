@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from resshift.images import fit_condition, fit_mask, image_to_tensor, mask_to_tensor, tensor_to_image, upscale_lq
+from resshift.images import (
+    fit_condition,
+    fit_mask,
+    image_to_tensor,
+    mask_to_tensor,
+    tensor_to_image,
+    unknown_pixels,
+    upscale_lq,
+)
 from resshift.padding import pad_bottom_right
 
 
@@ -42,6 +50,14 @@ def test_conditions_fit_the_denoiser():
     assert fit_condition(lq, (6, 8)) is lq
     assert fit_condition(lq, (24, 32)).shape == (1, 3, 24, 32)
     assert fit_condition(lq, (3, 4)).shape == (1, 3, 3, 4)
+    np.testing.assert_array_equal(unknown_pixels(np.array([[0, 127], [128, 255]], np.uint8)), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(unknown_pixels(np.eye(2, dtype=bool)), np.eye(2, dtype=bool))
+    np.testing.assert_array_equal(unknown_pixels(np.zeros((2, 3), np.uint8)), np.zeros((2, 3), bool))
+    with pytest.raises(ValueError, match=r"mask holds 0 and 1; .*multiply it by 255, or make it bool"):
+        unknown_pixels(np.eye(2, dtype=np.uint8))
+    for mask in (np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2), np.float32)):
+        with pytest.raises(ValueError, match=r"mask has shape .*give bool or uint8"):
+            unknown_pixels(mask)
     mask = mask_to_tensor(np.array([[0, 127], [128, 255]], np.uint8))
     assert mask.tolist() == [[[[-1, -1], [1, 1]]]]
     assert fit_mask(mask, (1, 2)).tolist() == [[[[0, 0]]]]

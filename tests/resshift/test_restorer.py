@@ -222,6 +222,7 @@ def test_inpainting_leaves_known_pixels_alone_and_never_sees_the_unknown(latent,
     restored = model(image, mask=mask)
     assert np.array_equal(restored[mask == 0], image[mask == 0])
     assert not np.array_equal(restored[mask == 255], image[mask == 255])
+    assert np.array_equal(model(image, mask=mask > 0), restored)
     blanked = np.where(mask[..., None] > 0, np.uint8(0), image)
     assert np.array_equal(model(blanked, mask=mask), restored)
 
@@ -286,6 +287,9 @@ def test_bad_inputs_are_named():
     with pytest.raises(ValueError, match="noise has shape"):
         model.restore_batch(torch.zeros(1, 3, 8, 8), torch.zeros(3, 1, 3, 4, 4))
     inpainter = restorer(1, lq_size=64, cond_mask=True)
+    for call in (inpainter, lambda image, mask: inpainter.restore_images([image] * 2, [0, 1], [mask] * 2)):
+        with pytest.raises(ValueError, match="mask holds 0 and 1"):
+            call(photo(8, 8), mask=np.eye(8, dtype=np.uint8))
     with pytest.raises(ValueError, match="mask is missing"):
         inpainter(photo(8, 8))
     with pytest.raises(ValueError, match="mask has shape"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from resshift import SwinUNet, SwinUNetConfig
+from resshift import SwinUNet, SwinUNetConfig, swin_attention
 from resshift.swin_attention import MASKED, window_mask
 from tests.resshift.golden import network, official_params, official_shapes
 
@@ -101,6 +101,24 @@ def test_padding_inside_the_attention_is_never_seen():
     sees_padding = ~shifted[:, :, None] & shifted[:, None, :]
     assert (mask[sees_padding] == MASKED).all()
     assert window_mask(8, 8, 4, 0, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("size", [(24, 24), (21, 22)])
+def test_attention_in_pieces_is_the_same(monkeypatch, size):
+    """Windows beyond what a grid of CUDA counts, in the batch and, where they have a mask, in the heads."""
+    unet = active(TINY)
+    x, t = torch.randn(2, 3, *size), torch.tensor([0, 1])
+    with torch.no_grad():
+        whole = unet(x, t, x)
+        monkeypatch.setattr(swin_attention, "MOST_AT_ONCE", 7)
+        assert torch.equal(unet(x, t, x), whole)
+
+
+def test_masks_are_the_same_compiled():
+    unet = active(TINY)
+    x, t = torch.randn(1, 3, 21, 22), torch.tensor([0])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(unet, backend="eager")(x, t, x), unet(x, t, x))
 
 
 def test_masks_made_in_inference_mode_still_train():
