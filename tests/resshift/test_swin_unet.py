@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from resshift import SwinUNet, SwinUNetConfig, swin_attention
+from resshift import VQGAN, SwinUNet, SwinUNetConfig, VQGANConfig, swin_attention
 from resshift.swin_attention import MASKED, window_mask
 from tests.resshift.golden import network, official_params, official_shapes
 
@@ -101,6 +101,14 @@ def test_padding_inside_the_attention_is_never_seen():
     sees_padding = ~shifted[:, :, None] & shifted[:, None, :]
     assert (mask[sees_padding] == MASKED).all()
     assert window_mask(8, 8, 4, 0, torch.device("cpu")) is None
+
+
+def test_a_width_that_32_does_not_divide_takes_fewer_groups():
+    narrow = dataclasses.replace(TINY, model_channels=16, swin_embed_dim=16, norm_groups=8)
+    x = torch.randn(1, 3, 16, 16)
+    assert SwinUNet(narrow)(x, torch.tensor([0]), x).shape == x.shape
+    vqgan = VQGAN(VQGANConfig(ch=16, ch_mult=(1, 1), num_res_blocks=1, n_embed=16, norm_groups=8))
+    assert vqgan.decode(vqgan.encode(x)).shape == x.shape
 
 
 @pytest.mark.parametrize("size", [(24, 24), (21, 22)])
