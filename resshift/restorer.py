@@ -1,4 +1,4 @@
-"""A trained model in use: denoiser, autoencoder and schedule together turn an LQ image into an HQ one.
+"""A trained model in use: LQ images of any size and kind become HQ ones, large ones tile by tile.
 
 B batch, h and w LQ height and width, s scale, f the autoencoder's downscale (1 without one), T number of steps.
 """
@@ -12,34 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resshift.batch_restorer import BatchRestorer
 from resshift.bundle import Bundle, read_bundle, write_bundle
-from resshift.geometry import Geometry
 from resshift.images import (
     check_image,
-    fit_condition,
-    fit_mask,
     image_to_tensor,
     mask_to_tensor,
     tensor_to_image,
     unknown_pixels,
-    upscale_lq,
 )
 from resshift.noise import NoiseField
-from resshift.padding import pad_bottom_right
 from resshift.precision import choose_precision, prepare
-from resshift.sampler import sample
 from resshift.schedule import EtaSchedule
 from resshift.swin_unet import SwinUNet
 from resshift.tiling import Band, batches, blend_weights
 from resshift.vqgan import VQGAN
 
 
-class Restorer:
-    """Restores images of any size; large ones tile by tile.
-
-    Images inside are (B, 3, H, W) in [-1, 1]. An inpainting mask is (B, 1, h, w) in [-1, 1], above 0 where the image
-    is unknown.
-    """
+class Restorer(BatchRestorer):
+    """Restores images of any size; large ones tile by tile."""
 
     def __init__(
         self,
@@ -65,39 +56,14 @@ class Restorer:
         Raises:
             ValueError: the parts do not fit each other, or a number is out of range.
         """
-        channels = 3 if autoencoder is None else autoencoder.config.embed_dim
-        config = denoiser.config
-        if (config.in_channels, config.out_channels) != (channels, channels):
-            space = "pixel space has" if autoencoder is None else "the autoencoder's latents have"
-            raise ValueError(
-                f"denoiser has in_channels {config.in_channels} and out_channels {config.out_channels}; {space} "
-                f"{channels} channels, give a denoiser for those"
-            )
-        if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-            raise ValueError(f"scale is {scale!r}; give a whole number of at least 1")
-        if config.cond_mask and scale != 1:
-            raise ValueError(f"scale is {scale}; a denoiser with cond_mask (inpainting) needs scale 1")
+        super().__init__(denoiser, autoencoder, schedule, scale)
         if tile_size < 1 or not 0 <= tile_overlap <= tile_size // 2:
             raise ValueError(f"tile_overlap is {tile_overlap}; give 0 to half of tile_size ({tile_size})")
-        self.denoiser = denoiser.eval()
-        self.autoencoder = None if autoencoder is None else autoencoder.eval()
-        self.schedule = schedule
-        self.geometry = Geometry(scale, 1 if autoencoder is None else autoencoder.downscale)
         self.task = task
         self.tile_size = tile_size
         self.tile_overlap = tile_overlap
         self.batch_size = batch_size
         self.is_prepared = False
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks live."""
-        return next(self.denoiser.parameters()).device
-
-    @property
-    def scale(self) -> int:
-        """How many times larger than the LQ image the result is."""
-        return self.geometry.scale
 
     @property
     def precision(self) -> str:
@@ -120,50 +86,6 @@ class Restorer:
         if self.autoencoder is not None:
             self.autoencoder.to(device)
         return self
-
-    def draw_noise(self, lq_shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
-        """Standard normal noise for LQ images of shape (B, 3, h, w): (T+1, B, D, latent height, latent width).
-
-        Drawing per image and stacking along B makes a batch independent of its composition.
-        """
-        batch, _, height, width = lq_shape
-        latent = (self.geometry.latents(size) for size in (height, width))
-        shape = (self.schedule.num_steps + 1, batch, self.denoiser.config.in_channels, *latent)
-        return torch.randn(shape, generator=generator, device=generator.device)
-
-    @torch.inference_mode()
-    def restore_batch(self, lq: Tensor, noise: Tensor | torch.Generator, mask: Tensor | None = None) -> Tensor:
-        """Restore lq (B, 3, h, w) in [-1, 1] at once, without tiles.
-
-        Args:
-            noise: of the shape that `draw_noise` gives, or a generator to draw it from.
-            mask: (B, 1, h, w), for inpainting networks; known pixels are returned as they are.
-
-        Returns:
-            (B, 3, h * s, w * s) in [-1, 1], on the networks' device.
-
-        Raises:
-            ValueError: a shape does not fit, or the mask is missing or of no use.
-        """
-        self._check_inputs(lq, mask)
-        if isinstance(noise, torch.Generator):
-            noise = self.draw_noise(lq.shape, noise)
-        height, width = lq.shape[2:]
-        lq = lq.to(self.device, torch.float32)
-        known = lq
-        padded = self.geometry.padded(height), self.geometry.padded(width)
-        conditions: dict[str, Tensor | None] = {}
-        if mask is not None:
-            mask = torch.where(mask.to(self.device) > 0, 1.0, -1.0)
-            # What the network was trained with: nothing of what it has to invent.
-            lq = torch.where(mask > 0, -1.0, lq)
-            conditions["mask"] = self._condition_mask(pad_bottom_right(mask, *padded))
-        lq = pad_bottom_right(lq, *padded)
-        conditions["lq"] = fit_condition(lq, self._condition_size(padded))
-
-        restored = self._sample(upscale_lq(lq, self.scale), noise, conditions).clamp(-1.0, 1.0)
-        restored = restored[:, :, : height * self.scale, : width * self.scale]
-        return restored if mask is None else torch.where(mask > 0, restored, known)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> np.ndarray:
@@ -255,38 +177,6 @@ class Restorer:
             size = (self.geometry.latents(axis.stop - axis.start) for axis in (rows, columns))
             noises.append(noise.window(*(side.start // self.geometry.downscale for side in area), *size))
         return self.restore_batch(torch.cat(lq), torch.cat(noises, dim=1), torch.cat(masks) if masks else None)
-
-    def _sample(self, y_0_image: Tensor, noise: Tensor, conditions: dict[str, Tensor | None]) -> Tensor:
-        """Encode, run the reverse chain, decode."""
-        if self.autoencoder is None:
-            return sample(self._clamped_denoiser, y_0_image, self.schedule, noise, **conditions)
-        y_0 = self.autoencoder.scale_latent(self.autoencoder.encode(y_0_image))
-        x_0 = sample(self.denoiser, y_0, self.schedule, noise, **conditions)
-        return self.autoencoder.decode(self.autoencoder.unscale_latent(x_0))
-
-    def _clamped_denoiser(self, x: Tensor, t: Tensor, **conditions: Tensor | None) -> Tensor:
-        # Pixels, unlike latents, have a known range, and the method keeps every prediction inside it.
-        return self.denoiser(x, t, **conditions).clamp(-1.0, 1.0)
-
-    def _condition_size(self, lq_size: tuple[int, int]) -> tuple[int, int]:
-        factor = self.denoiser.config.lq_factor
-        height, width = (size * self.scale // self.geometry.downscale * factor for size in lq_size)
-        return height, width
-
-    def _condition_mask(self, mask: Tensor) -> Tensor:
-        return fit_mask(mask, self._condition_size((mask.shape[2], mask.shape[3])))
-
-    def _check_mask_given(self, given: bool) -> None:
-        if given != self.denoiser.config.cond_mask:
-            need = "was given to a model without" if given else "is missing; this model inpaints and needs one"
-            raise ValueError(f"mask {need}")
-
-    def _check_inputs(self, lq: Tensor, mask: Tensor | None) -> None:
-        if lq.ndim != 4 or lq.shape[1] != 3 or min(lq.shape) < 1:
-            raise ValueError(f"lq has shape {tuple(lq.shape)}; give (B, 3, h, w) of at least 1 pixel")
-        self._check_mask_given(mask is not None)
-        if mask is not None and tuple(mask.shape) != (len(lq), 1, *lq.shape[2:]):
-            raise ValueError(f"mask has shape {tuple(mask.shape)}; give {(len(lq), 1, *lq.shape[2:])}, as the image")
 
     def save(self, folder: Path | str) -> None:
         """Write model.json, denoiser.safetensors and, in latent space, autoencoder.json and autoencoder.safetensors."""
