@@ -22,13 +22,16 @@ import typer
 from PIL import Image
 from torch import nn
 
+from evaluation.evaluator import device_words
 from infra.recipe import load_recipe
 from pipelines.autoencoder import AutoencoderConfig
 from resshift import VQGAN, Restorer, ScheduleConfig, SwinUNet, SwinUNetConfig
 from resshift.images import tensor_to_image
+from resshift.precision import make_repeatable
 
 app = typer.Typer(add_completion=False, help=__doc__)
 REPEATS = 2
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NARROW = [  # networks whose own memory and time are little, so that those of the image show
     "autoencoder.network.ch_mult=[1,1,1]", "autoencoder.network.n_embed=64", "denoiser.channel_mult=[1,1,1]",
     "denoiser.swin_embed_dim=32", "schedule.num_steps=1",
@@ -47,20 +50,19 @@ def random_restorer(recipe: str, overrides: list[str] | None = None) -> Restorer
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
     schedule = resolved.section("schedule", ScheduleConfig).build()
-    return Restorer(denoiser, autoencoder, schedule, resolved.scale, resolved.task)
+    return Restorer(denoiser, autoencoder, schedule, resolved.scale, resolved.task).to(DEVICE)
 
 
 def fastest(call: Callable[[], object], repeats: int = REPEATS) -> float:
     """Seconds of the fastest of several calls, after one to warm up."""
-    call()
     seconds = []
-    for _ in range(repeats):
+    for _ in range(1 + repeats):
         started = time.perf_counter()
         call()
-        if torch.cuda.is_available():
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(seconds[1:])
 
 
 def stage_seconds(restorer: Restorer, side: int, batch: int) -> dict[str, float]:
@@ -125,7 +127,8 @@ def stages(
 ) -> None:
     """Milliseconds of each stage, per image and per megapixel of the result, against plain float32."""
     plain = random_restorer(recipe)
-    print(f"{recipe}: {side}x{side} -> {side * plain.scale}x{side * plain.scale}, {torch.get_num_threads()} threads")
+    sides = f"{side}x{side} -> {side * plain.scale}x{side * plain.scale}"
+    print(f"{recipe}: {sides}, {device_words(DEVICE)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     generator = torch.Generator().manual_seed(0)
     lq = torch.rand(1, 3, side, side, generator=generator) * 2 - 1
     noise = plain.draw_noise(lq.shape, generator)
@@ -163,8 +166,8 @@ def quality(
     photos: Path, model: Annotated[Path, typer.Option(help="Bundle folder of a trained model.")], crop: int = 128
 ) -> None:
     """Differences in 8-bit levels to plain float32, over crops of photos made small; and PSNR to the photos."""
-    plain = Restorer.load(model)
-    others = {name: Restorer.load(model).prepare(name) for name in ("float32", "bfloat16")}
+    plain = Restorer.load(model, DEVICE)
+    others = {name: Restorer.load(model, DEVICE).prepare(name) for name in ("float32", "bfloat16")}
     gains: dict[str, list[float]] = {name: [] for name in others}
     far: dict[str, list[np.ndarray]] = {name: [] for name in others}
     for seed, path in enumerate(sorted(photos.glob("*"))):
@@ -221,4 +224,5 @@ def memory() -> None:
 
 
 if __name__ == "__main__":
+    make_repeatable()
     app()

@@ -25,7 +25,7 @@ from infra.errors import JobError
 from resshift.image_files import encode_png
 from resshift.images import image_to_tensor, tensor_to_image, upscale_lq
 from resshift.memory import MEMORY_ERRORS, is_out_of_memory
-from resshift.precision import use_exact_float32
+from resshift.precision import make_repeatable
 from resshift.restorer import Restorer
 
 
@@ -86,7 +86,7 @@ class Evaluator:
     """Holds the models and the metrics of one worker. `restorers`: method name -> Restorer."""
 
     def __init__(self, job: EvaluationJob, restorers: Mapping[str, Restorer], device: str) -> None:
-        use_exact_float32()
+        make_repeatable()
         self.job, self.restorers = job, restorers
         for restorer in restorers.values():
             restorer.tile_size, restorer.tile_overlap = job.tile_size, job.tile_overlap

@@ -16,7 +16,7 @@ from infra.models import fetch
 from infra.progress import Bar, progress
 from resshift.image_files import LoadedImage, decode, decode_mask, write_png
 from resshift.memory import MEMORY_ERRORS, is_out_of_memory
-from resshift.precision import PRECISIONS, use_exact_float32
+from resshift.precision import PRECISIONS, make_repeatable
 from resshift.restorer import Restorer
 from resshift.tiling import TILES_AT_ONCE
 
@@ -86,7 +86,7 @@ def plan(inputs: Sequence[str], out: str, mask: str | None, options: RestoreOpti
 
 def load_restorer(model: str, options: RestoreOptions) -> Restorer:
     """The restorer at a model URI, on the GPU if there is one. Raises UsageError if it does not exist or fit."""
-    use_exact_float32()
+    make_repeatable()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         restorer = Restorer.load(fetch(model), device).prepare(options.precision)

@@ -87,6 +87,8 @@ def _counts(start_actor: Callable[[], Any], num_actors: int, shards: Sequence[Pa
         except StopIteration:
             del running[stream]
             begin(work.actor)
+            # An actor for which no shard is left goes with the last name for it. Another one may wait for its place.
+            del work, stream
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, JobError | UsageError):
                 raise error.cause from error

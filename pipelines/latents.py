@@ -86,15 +86,19 @@ def _make_shards(
         task = ray.remote(num_cpus=1 if ray_cluster.num_gpus else 0, max_retries=3)(make_latent_shard)
         pairs = ray.put(replace(dataset, url=storage.absolute(dataset.url)))
         already = sum(record.num_samples for record in done.values())
-        with progress("latents", total=dataset.num_samples, unit="pairs", initial=already) as bar:
-            for record in run_bounded(
-                lambda shard: task.remote(pairs, shard, out, config.batch_size, encoders),
-                todo,
-                at_once=max(ray_cluster.num_workers, len(encoders)) + 1,
-            ):
-                done[record.shard] = record
-                bar.advance(record.num_samples)
-        return mean_busy_share(encoders)
+        try:
+            with progress("latents", total=dataset.num_samples, unit="pairs", initial=already) as bar:
+                for record in run_bounded(
+                    lambda shard: task.remote(pairs, shard, out, config.batch_size, encoders),
+                    todo,
+                    at_once=max(ray_cluster.num_workers, len(encoders)) + 1,
+                ):
+                    done[record.shard] = record
+                    bar.advance(record.num_samples)
+            return mean_busy_share(encoders)
+        finally:
+            for encoder in encoders:  # an error that is kept keeps them, and what they take of the cluster, too
+                ray.kill(encoder)
 
 
 def _dry_run(
@@ -126,7 +130,7 @@ def _encoders(ray_cluster: Cluster, config: AutoencoderConfig, url: str, most: i
     """One encoder on every GPU, or on as many cores as there may be workers; at most `most`. `url`: its weights."""
     gpus = ray_cluster.num_gpus
     count = min(ray_cluster.num_workers, gpus or most, most)
-    # With a second call in the actor, batches travel to and from a GPU while it computes. Ray retries none of them: it
+    # With a second call in the actor, a GPU computes while Ray brings the next batch. Ray retries none of them: it
     # would wait for this very encoder, which may never come back (pipelines.latents_pool).
     actor = ray.remote(  # type: ignore[call-overload]  # its annotation knows no concurrency_groups
         num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=3, max_task_retries=0,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from infra import storage
+from infra.errors import JobError
 from pipelines.autoencoder import AUTOENCODER_FILES, AutoencoderConfig
 from resshift.images import upscale_lq
-from resshift.precision import use_exact_float32
+from resshift.precision import make_repeatable
 from resshift.weights import load_vqgan
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,8 +39,7 @@ class Encoder:
         self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self.dtype = AUTOCAST[config.precision]
         torch.set_num_threads(1)  # sums in another order for another number of threads would be other bytes
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        use_exact_float32()
+        make_repeatable()
         # Tensor cores want channels_last; on a CPU it makes GroupNorm many times slower.
         self.layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         with tempfile.TemporaryDirectory(prefix="autoencoder-") as cache:
@@ -48,6 +48,8 @@ class Encoder:
             autoencoder = load_vqgan(cache, self.device)
         autoencoder.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.network = torch.compile(autoencoder.encode, dynamic=False) if config.compile else autoencoder.encode
+        self.precision = config.precision
+        self.is_warm, self.warming = False, threading.Lock()
         self.clock = _BusyClock()
 
     def encode(self, hq: np.ndarray, lq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,8 +66,22 @@ class Encoder:
     def _encode(self, images: np.ndarray, scale: int) -> np.ndarray:
         x = upscale_lq(_to_tensor(images, self.device), scale).to(memory_format=self.layout)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            latents = self._run(x)
+        stored: np.ndarray = latents.to(torch.float16).cpu().numpy()
+        if not np.isfinite(stored).all():
+            raise JobError(
+                f"autoencoder.precision: {self.precision} overflows, latents of a batch are not finite; give bfloat16 "
+                "or float32 and another --out (if it is float32, the autoencoder itself is spoilt)"
+            )
+        return stored
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self.is_warm:
+            return self.network(x)
+        with self.warming:  # concurrent first calls would each compile
             latents = self.network(x)
-        return latents.to(torch.float16).cpu().numpy()
+            self.is_warm = True
+        return latents
 
 
 class _BusyClock:

@@ -58,6 +58,8 @@ class EncoderPool:
                     check_start(error, ENCODER)
                 reason = str(error).splitlines()[0]
             except RayTaskError as error:
+                if isinstance(error.cause, JobError):
+                    raise error.cause from error
                 if is_out_of_memory(error.cause):
                     raise JobError(
                         f"autoencoder.batch_size: {self.batch_size} images are too many for the memory "

@@ -20,6 +20,13 @@ def use_exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def make_repeatable() -> None:
+    """Let networks give the same for the same input in this process: exact float32, and no convolution of cuDNN that
+    adds in another order each time."""
+    use_exact_float32()
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
 def choose_precision(asked: str, device: torch.device) -> str:
     """`float32` or `bfloat16`; `auto` means bfloat16 where the device computes it, which is faster at any width.
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from resshift.image_files import decode, decode_mask, encode_png
-from resshift.precision import use_exact_float32
+from resshift.precision import make_repeatable
 from resshift.restorer import Restorer
 from resshift.tiling import TILES_AT_ONCE
 
@@ -129,7 +129,7 @@ def _mask_pixels(cell: Any) -> np.ndarray:
 
 def _load_pyfunc(data_path: str) -> RestorerModel:
     """Entry point that MLflow calls with the folder of the saved restorer."""
-    use_exact_float32()
+    make_repeatable()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restorer = Restorer.load(data_path, device).prepare()
     restorer.batch_size = TILES_AT_ONCE[device]

@@ -120,7 +120,7 @@ class WindowAttention(nn.Module):
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, rows, columns, K, w, w, E)
         bias = self.relative_position_bias_table[self.position_index].view(tokens, tokens, heads).permute(2, 0, 1)
         if mask is None:  # one bias for all windows: windows go to the batch
-            bias = bias[None]  # (1, K, N, N)
+            bias = bias[None].contiguous()  # (1, K, N, N); CUDA's fused kernels take no other
         else:  # one bias per window: windows go to the heads, so that images still share it by broadcasting
             bias = (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)[None]  # (1, M * K, N, N)
         q, k, v = qkv.reshape(3, -1, bias.shape[1], tokens, dim // heads).unbind(0)

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import ray
 import torch
 from PIL import Image
 
-from evaluation.pair_set import open_pairs
+from evaluation.pair_set import PairShard, open_pairs
 from evaluation.registry import client
 from evaluation.rows import finished_shards
 from evaluation.shard_runner import _counts
@@ -79,6 +80,22 @@ def test_a_worker_that_cannot_start_is_not_started_again(folder_pairs, local_ray
     shards = open_pairs(str(folder_pairs)).shards
     with pytest.raises(JobError, match=r"an evaluator cannot start \(RuntimeError: Found no NVIDIA driver.*mend that"):
         list(_counts(Unable.remote, 1, shards))
+
+
+def test_an_actor_without_a_shard_makes_room_for_one_that_waits(folder_pairs, local_ray):
+    """As when a GPU of two is held by another job: the second actor gets its place only when the first is gone."""
+
+    @ray.remote(num_cpus=ray.cluster_resources()["CPU"])
+    class Greedy:
+        def evaluate_shard(self, shard):
+            yield shard.num_pairs
+
+    shards = [PairShard(str(number), 1, ()) for number in range(3)]
+    counts = []
+    counting = threading.Thread(target=lambda: counts.extend(_counts(Greedy.remote, 2, shards)), daemon=True)
+    counting.start()
+    counting.join(60)
+    assert counts == [1, 1, 1]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("Unable to allocate")])

@@ -299,6 +299,8 @@ def test_inpainting_fills_the_mask_and_touches_nothing_else(pixels, tmp_path):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         MemoryError("Unable to allocate 4.00 GiB for an array with shape"),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.recipe import load_recipe
 from pipelines.autoencoder import AutoencoderConfig
 from pipelines.dataset import iter_shard, open_dataset
@@ -188,6 +188,23 @@ def test_bad_recipes(stages, tmp_path, overrides, expected):
     bad = load_recipe("realsr_x4", [*OVERRIDES, weights, *overrides])
     with pytest.raises(UsageError, match=expected):
         make_latents(bad, str(folder / "pairs"), str(tmp_path / "out"))
+
+
+def test_latents_that_overflow_are_never_stored(stages, tmp_path):
+    folder, _ = stages
+    vqgan = load_vqgan(save_random(tmp_path / "large", seed=1))
+    with torch.no_grad():
+        vqgan.encoder.conv_in.weight.mul_(1e6)  # what follows is normalised, but float16 ends before
+    save_vqgan(vqgan, tmp_path / "large", latent_scale=1.0)
+    options = [*OVERRIDES, f"autoencoder.weights={tmp_path / 'large'}"]
+    recipe = load_recipe("realsr_x4", [*options, "autoencoder.precision=float16"])
+    with pytest.raises(
+        JobError, match=r"^autoencoder\.precision: float16 overflows, latents of a batch are not finite"
+    ):
+        make_latents(recipe, str(folder / "pairs"), str(tmp_path / "out"))
+    assert not list((tmp_path / "out" / "shards").glob("*.json"))
+    recipe = load_recipe("realsr_x4", [*options, "autoencoder.precision=float32"])
+    make_latents(recipe, str(folder / "pairs"), str(tmp_path / "other"))
 
 
 def test_latents_of_latents_are_refused(stages, tmp_path):
