@@ -6,11 +6,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 
-from evaluation import image_output
 from evaluation.image_output import losses, write_image
 from evaluation.restoration import RestoreOptions, plan, restore
 from evaluation.restore import main as restore_command
@@ -18,7 +16,7 @@ from evaluation.restore_plan import plan_jobs
 from infra import storage
 from infra.errors import JobError, UsageError
 from resshift import Restorer
-from resshift.image_files import LoadedImage, decode
+from resshift.image_files import LoadedImage
 from tests.evaluation.conftest import tiny_restorer
 
 
@@ -104,41 +102,6 @@ def test_formats(kind, mode, pixels, bundle, tmp_path):
     assert outcome.notes == lost
     with pytest.raises(UsageError, match="format: 'bmp' is unknown; choose one of png, tiff"):
         restore(str(bundle), [str(tmp_path / "a.png")], str(tmp_path), options=RestoreOptions(format="bmp"))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("gray", [False, True])
-@pytest.mark.parametrize("alpha", [False, True])
-def test_tiffs_of_any_kind_are_read_back(dtype, gray, alpha, tmp_path, rng):
-    rgb = rng.integers(0, np.iinfo(dtype).max, (300, 270, 1 if gray else 3), dtype, endpoint=True)
-    rgb = np.broadcast_to(rgb, (300, 270, 3))
-    like = LoadedImage(rgb, rgb[..., 1] if alpha else None, gray)
-    write_image(tmp_path / "a.tif", [rgb[:100], rgb[100:]], (300, 270), like, "tiff")
-    found = decode((tmp_path / "a.tif").read_bytes())
-    np.testing.assert_array_equal(found.rgb, rgb)
-    assert (found.alpha is not None, found.is_gray) == (alpha, gray)
-    if alpha:
-        np.testing.assert_array_equal(found.alpha, rgb[..., 1])
-
-
-@pytest.mark.parametrize(("most", "expected"), [(300 * 270 * 3, True), (300 * 270 * 3 + 1, False)])
-def test_what_a_tiff_cannot_hold_goes_into_a_bigtiff(most, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_output, "CLASSIC_TIFF_BYTES", most)
-    rgb = np.zeros((300, 270, 3), np.uint8)
-    write_image(tmp_path / "a.tif", [rgb], (300, 270), LoadedImage(rgb), "tiff")
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
-        assert file.is_bigtiff == expected
-    np.testing.assert_array_equal(decode((tmp_path / "a.tif").read_bytes()).rgb, rgb)
-
-
-@pytest.mark.parametrize(("kind", "limit"), [("jpeg", 65500), ("webp", 16383)])
-def test_what_a_format_cannot_hold_is_said_before_the_work(kind, limit, tmp_path):
-    like = LoadedImage(np.zeros((1, 1, 3), np.uint8))
-    with pytest.raises(ValueError, match=f"{limit + 1}x10 pixels do not go into a {kind} file, .* use --format png"):
-        write_image(tmp_path / "image", iter(()), (10, limit + 1), like, kind)
-    row = np.zeros((10, limit, 3), np.uint8)
-    write_image(tmp_path / "image", [row], (10, limit), like, kind)
-    assert restored(tmp_path / "image").size == (limit, 10)
 
 
 def test_results_depend_on_the_seed_alone(pixels, bundle, tmp_path):
