@@ -80,9 +80,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     CUDA counts in dimensions of a grid that end at 65535."""
     for dim in (0, 1):
         if q.shape[dim] > MOST_AT_ONCE:
-            biases = [bias] * q.shape[0] if dim == 0 else bias.split(MOST_AT_ONCE, dim=1)
-            parts = zip(*(x.split(MOST_AT_ONCE, dim=dim) for x in (q, k, v)), biases, strict=False)
-            return torch.cat([_attend(*part) for part in parts], dim=dim)
+            split = [x.split(MOST_AT_ONCE, dim=dim) for x in (q, k, v)]
+            biases = bias.split(MOST_AT_ONCE, dim=1) if dim == 1 else [bias] * len(split[0])
+            return torch.cat([_attend(*part) for part in zip(*split, biases, strict=True)], dim=dim)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 

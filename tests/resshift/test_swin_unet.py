@@ -116,10 +116,19 @@ def test_attention_in_pieces_is_the_same(monkeypatch, size):
     """Windows beyond what a grid of CUDA counts, in the batch and, where they have a mask, in the heads."""
     unet = active(TINY)
     x, t = torch.randn(2, 3, *size), torch.tensor([0, 1])
+    shapes = []
+
+    def watched(q, k, v, attn_mask):
+        shapes.append(q.shape[:2])
+        return attend(q, k, v, attn_mask=attn_mask)
+
+    attend = swin_attention.F.scaled_dot_product_attention
     with torch.no_grad():
         whole = unet(x, t, x)
         monkeypatch.setattr(swin_attention, "MOST_AT_ONCE", 7)
+        monkeypatch.setattr(swin_attention.F, "scaled_dot_product_attention", watched)
         assert torch.equal(unet(x, t, x), whole)
+    assert max(max(shape) for shape in shapes) == 7
 
 
 def test_masks_are_the_same_compiled():
