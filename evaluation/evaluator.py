@@ -22,9 +22,9 @@ from evaluation.pair_set import BrokenPair, Pair, PairSet, PairShard, read_pairs
 from evaluation.rows import BICUBIC, FAILED, OK, encode_rows, rows_url
 from infra import storage
 from infra.errors import JobError
+from infra.memory import MEMORY_ERRORS, is_out_of_memory
 from resshift.image_files import encode_png
 from resshift.images import image_to_tensor, tensor_to_image, upscale_lq
-from resshift.memory import MEMORY_ERRORS, is_out_of_memory
 from resshift.precision import make_repeatable
 from resshift.restorer import Restorer
 
@@ -147,7 +147,9 @@ class Evaluator:
         except ValueError as error:
             return [Outcome(error=" ".join(str(error).split()))] * len(pairs)
         except MEMORY_ERRORS as error:
-            raise self._out_of_memory(pairs, error) from error
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(pairs) from error
         seconds = (time.perf_counter() - started) / len(pairs)
         return [Outcome(image, seconds) for image in images]
 
@@ -170,11 +172,11 @@ class Evaluator:
         try:
             return row | {"status": OK, **self.meter.measure(outcome.image, pair.hq)}
         except MEMORY_ERRORS as error:  # LPIPS looks at the whole image at once
-            raise self._out_of_memory([pair], error) from error
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory([pair]) from error
 
-    def _out_of_memory(self, pairs: Sequence[Pair], error: BaseException) -> JobError:
-        if not is_out_of_memory(error):
-            raise error
+    def _out_of_memory(self, pairs: Sequence[Pair]) -> JobError:
         height, width = pairs[0].hq.shape[:2]
         return JobError(
             f"image {pairs[0].key}: memory does not hold {len(pairs)} of {width}x{height} pixels; lower "

@@ -12,10 +12,10 @@ from evaluation.image_output import FORMATS, losses, write_image
 from evaluation.restore_plan import Job, plan_jobs
 from infra import storage
 from infra.errors import JobError, UsageError
+from infra.memory import MEMORY_ERRORS, is_out_of_memory
 from infra.models import fetch
 from infra.progress import Bar, progress
 from resshift.image_files import LoadedImage, decode, decode_mask, write_png
-from resshift.memory import MEMORY_ERRORS, is_out_of_memory
 from resshift.precision import PRECISIONS, make_repeatable
 from resshift.restorer import Restorer
 from resshift.tiling import TILES_AT_ONCE

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayTa
 
 from infra.cluster import check_start
 from infra.errors import JobError
-from resshift.memory import is_out_of_memory
+from infra.memory import is_out_of_memory
 
 SILENCE_SECONDS = 60.0
 """An encoder that gives nothing for so long is asked whether it is there, and given up if it is silent again."""
